@@ -148,9 +148,16 @@ def atomic_directory(target: str | Path, kind: str) -> Iterator[Path]:
 
 
 def sweep_partial(directory: str | Path) -> list[str]:
-    """Remove what interrupted writes left behind in ``directory``; return the names removed."""
-    removed = []
-    for path in Path(directory).glob(f"{PARTIAL}*"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-        removed.append(path.name)
-    return sorted(removed)
+    """Clean up after interrupted writes in ``directory``; return the leftovers' names.
+
+    A directory that was set aside to be replaced, and whose replacement never came, is put back.
+    """
+    directory, leftovers = Path(directory), []
+    for path in directory.glob(f"{PARTIAL}*"):
+        leftovers.append(path.name)
+        name, aside, _ = path.name.removeprefix(PARTIAL).rpartition("-old-")
+        if aside and not (directory / name).exists():
+            os.rename(path, directory / name)
+        else:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return sorted(leftovers)
