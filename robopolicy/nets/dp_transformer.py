@@ -1,0 +1,157 @@
+"""Diffusion Policy's transformer denoiser (arXiv 2303.04137; minGPT-style as in BeT, 2206.11251).
+
+Same function, initialisation and parameter count as the published network.  Differs in speed only:
+``prepare``/``forward_cached`` fold keys, values and time into per-chunk tables.  Use it for abrupt action
+sequences; the U-Net is the easier one to tune.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.nets.attention import DecoderLayer, EncoderLayer, FeedForward
+from robopolicy.nets.embeddings import batch_times, check_embedding_dim, sinusoid
+from robopolicy.nets.masks import causal_mask, condition_mask
+
+
+class ConditionMLP(FeedForward):
+    """The token-wise perceptron of the condition: as ``FeedForward`` but with Mish and no dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(..., dim) -> (..., dim)``."""
+        out: Tensor = self.down(F.mish(self.up(x)))
+        return out
+
+
+class DPTransformer(nn.Module):
+    """Denoiser ``(noisy chunk (N, H, input_dim), time, tokens (N, n_obs_steps, cond_dim)) -> (N, H, output_dim)``.
+
+    ``time_as_cond=False`` (needs ``cond_dim=0``) builds the encoder-only variant: the time is the first token of
+    the sequence and there is no memory.
+    """
+
+    cond_kind: ClassVar[Literal["tokens"]] = "tokens"
+    self_mask: Tensor | None
+    memory_mask: Tensor | None
+
+    def __init__(
+        self,
+        input_dim: int,
+        cond_dim: int,
+        horizon: int,
+        n_obs_steps: int,
+        n_layer: int = 8,
+        n_head: int = 4,
+        n_emb: int = 256,
+        p_drop_emb: float = 0.0,
+        p_drop_attn: float = 0.3,
+        causal_attn: bool = True,
+        n_cond_layers: int = 0,
+        output_dim: int | None = None,
+        time_as_cond: bool = True,
+    ) -> None:
+        super().__init__()
+        check_embedding_dim("n_emb", n_emb)
+        if cond_dim and not time_as_cond:
+            raise ConfigError(f"time_as_cond=False has no observations, got cond_dim={cond_dim}; set cond_dim=0")
+        self.input_dim, self.cond_dim, self.horizon = input_dim, cond_dim, horizon
+        self.output_dim = input_dim if output_dim is None else output_dim
+        self.n_obs_steps = n_obs_steps if cond_dim else 0
+        self.n_emb, self.time_as_cond = n_emb, time_as_cond
+        length = horizon if time_as_cond else horizon + 1
+        self.embed_action = nn.Linear(input_dim, n_emb)
+        self.position = nn.Parameter(torch.zeros(1, length, n_emb))
+        self.drop = nn.Dropout(p_drop_emb)
+        self.embed_cond = nn.Linear(cond_dim, n_emb) if cond_dim else None
+        if time_as_cond:
+            self.cond_position = nn.Parameter(torch.zeros(1, 1 + self.n_obs_steps, n_emb))
+            self.cond_encoder: nn.Module = (
+                nn.Sequential(*(EncoderLayer(n_emb, n_head, p_drop_attn) for _ in range(n_cond_layers)))
+                if n_cond_layers
+                else ConditionMLP(n_emb, 0.0)
+            )
+        layer = DecoderLayer if time_as_cond else EncoderLayer
+        self.layers = nn.ModuleList(layer(n_emb, n_head, p_drop_attn) for _ in range(n_layer))
+        self.norm = nn.LayerNorm(n_emb)
+        self.head = nn.Linear(n_emb, self.output_dim)
+        self.register_buffer("self_mask", causal_mask(length) if causal_attn else None, persistent=False)
+        memory_mask = condition_mask(horizon, self.n_obs_steps) if causal_attn and time_as_cond else None
+        self.register_buffer("memory_mask", memory_mask, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.02) for linear and position weights, zero biases, unit LayerNorm (minGPT)."""
+        for name, parameter in self.named_parameters():
+            if "norm" in name:
+                nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.02)
+
+    def check_horizon(self, horizon: int) -> None:
+        """Raise ``ConfigError`` if chunks of ``horizon`` steps do not fit the learned positions."""
+        if not 1 <= horizon <= self.horizon:
+            raise ConfigError(
+                f"horizon: the transformer was built for 1..{self.horizon} steps, got {horizon}; rebuild it"
+            )
+
+    def _check(self, x: Tensor, cond: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[-1] != self.input_dim:
+            raise ConfigError(f"transformer input: expected (N, H, {self.input_dim}), got {tuple(x.shape)}")
+        self.check_horizon(x.shape[1])
+        want = (x.shape[0], self.n_obs_steps, self.cond_dim)
+        if (cond is None) != (self.cond_dim == 0) or (cond is not None and tuple(cond.shape) != want):
+            got = None if cond is None else tuple(cond.shape)
+            raise ConfigError(f"transformer condition: expected {want if want[2] else None}, got {got}; check cond_dim")
+
+    def memory(self, time: Tensor, cond: Tensor | None) -> Tensor:
+        """Condition tokens ``(N, 1 + n_obs_steps, n_emb)`` from the time's sinusoid ``(N, n_emb)`` and ``cond``."""
+        tokens = time.unsqueeze(1)
+        if cond is not None and self.embed_cond is not None:
+            tokens = torch.cat((tokens, self.embed_cond(cond.to(self.position.dtype))), dim=1)
+        out: Tensor = self.cond_encoder(self.drop(tokens + self.cond_position))
+        return out
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """Predict ``(N, H, output_dim)`` from ``x (N, H, input_dim)``, time ``t`` (scalar or ``(N,)``), ``cond``.
+
+        Raises ``ConfigError`` naming the argument when a shape does not fit the network.
+        """
+        self._check(x, cond)
+        time = sinusoid(batch_times(t, x.shape[0], x.device), self.n_emb).to(self.position.dtype)
+        h = self.embed_action(x)
+        if self.time_as_cond:
+            memory = self.memory(time, cond)
+            length = x.shape[1]
+            masks = (_crop(self.self_mask, length, length), _crop(self.memory_mask, length, memory.shape[1]))
+            h = self.drop(h + self.position[:, :length])
+            for layer in self.layers:
+                h = layer(h, memory, *masks)
+        else:
+            h = torch.cat((time.unsqueeze(1), h), dim=1)
+            length = h.shape[1]
+            h = self.drop(h + self.position[:, :length])
+            for layer in self.layers:
+                h = layer(h, _crop(self.self_mask, length, length))
+            h = h[:, 1:]
+        out: Tensor = self.head(self.norm(h))
+        return out
+
+    def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Two optimiser groups: linear and attention weights decay; biases, norms and positions do not."""
+        decay: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for name, parameter in self.named_parameters():
+            keep = name.endswith("bias") or "norm" in name or "position" in name
+            (rest if keep else decay).append(parameter)
+        return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _crop(mask: Tensor | None, rows: int, columns: int) -> Tensor | None:
+    return None if mask is None else mask[:rows, :columns]

@@ -1,0 +1,141 @@
+"""Conditional 1-D U-Net over action chunks (Diffusion Policy, arXiv 2303.04137; Diffuser's U-Net, 2205.09991).
+
+Same function and parameter count as the published network with global conditioning.  Differs in speed only:
+``prepare``/``forward_cached`` tabulate all that does not depend on the noisy chunk and turn the short convolutions
+into matrix products.  The default backbone; choose the transformer for abrupt, high-frequency actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.nets.blocks import ConvBlock, ResidualBlock
+from robopolicy.nets.embeddings import StepEmbedding, batch_times
+
+
+class DownLevel(nn.Module):
+    """Two residual blocks, then (unless it is the last level) a stride-2 convolution."""
+
+    def __init__(self, inputs: int, outputs: int, last: bool, **block: Any) -> None:
+        super().__init__()
+        self.first = ResidualBlock(inputs, outputs, **block)
+        self.second = ResidualBlock(outputs, outputs, **block)
+        self.resample = None if last else nn.Conv1d(outputs, outputs, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``(next level's input, skip)``."""
+        skip = self.second(self.first(x, cond), cond)
+        return (skip if self.resample is None else self.resample(skip)), skip
+
+
+class UpLevel(nn.Module):
+    """Two residual blocks on ``[x | skip]``, then a transposed convolution that doubles the length."""
+
+    def __init__(self, inputs: int, outputs: int, **block: Any) -> None:
+        super().__init__()
+        self.first = ResidualBlock(2 * inputs, outputs, **block)
+        self.second = ResidualBlock(outputs, outputs, **block)
+        self.resample = nn.ConvTranspose1d(outputs, outputs, 4, stride=2, padding=1)
+
+    def forward(self, x: Tensor, skip: Tensor, cond: Tensor) -> Tensor:
+        """``(N, inputs, H) x 2 -> (N, outputs, 2 H)``."""
+        h = self.second(self.first(torch.cat((x, skip), dim=1), cond), cond)
+        out: Tensor = self.resample(h)
+        return out
+
+
+class ConditionalUnet1d(nn.Module):
+    """Denoiser ``(noisy chunk (N, H, input_dim), time, condition (N, global_cond_dim)) -> (N, H, output_dim)``.
+
+    ``H`` must be a multiple of ``2 ** (len(down_dims) - 1)``.  ``global_cond_dim=0`` means no condition.
+    """
+
+    cond_kind: ClassVar[Literal["vector"]] = "vector"
+
+    def __init__(
+        self,
+        input_dim: int,
+        global_cond_dim: int,
+        down_dims: Sequence[int] = (256, 512, 1024),
+        kernel_size: int = 5,
+        n_groups: int = 8,
+        step_embed_dim: int = 256,
+        cond_predict_scale: bool = True,
+        output_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not down_dims:
+            raise ConfigError("down_dims: expected at least one width, got none; use e.g. (256, 512, 1024)")
+        self.input_dim, self.global_cond_dim = input_dim, global_cond_dim
+        self.output_dim = input_dim if output_dim is None else output_dim
+        self.down_dims = tuple(down_dims)
+        self.step_embedding = StepEmbedding(step_embed_dim)
+        block: dict[str, Any] = {
+            "cond_dim": step_embed_dim + global_cond_dim,
+            "kernel_size": kernel_size,
+            "n_groups": n_groups,
+            "scale": cond_predict_scale,
+        }
+        pairs = list(zip((input_dim, *self.down_dims[:-1]), self.down_dims, strict=True))
+        deepest = self.down_dims[-1]
+        self.down = nn.ModuleList(DownLevel(i, o, n == len(pairs) - 1, **block) for n, (i, o) in enumerate(pairs))
+        self.mid = nn.ModuleList(ResidualBlock(deepest, deepest, **block) for _ in range(2))
+        self.up = nn.ModuleList(UpLevel(o, i, **block) for i, o in reversed(pairs[1:]))
+        self.head = ConvBlock(self.down_dims[0], self.down_dims[0], kernel_size, n_groups)
+        self.project = nn.Conv1d(self.down_dims[0], self.output_dim, 1)
+
+    @property
+    def horizon_multiple(self) -> int:
+        """The chunk length must be a multiple of this."""
+        return int(2 ** (len(self.down_dims) - 1))
+
+    def check_horizon(self, horizon: int) -> None:
+        """Raise ``ConfigError`` unless chunks of ``horizon`` steps can pass through every level."""
+        unit = self.horizon_multiple
+        if horizon < unit or horizon % unit:
+            near = max(unit, unit * round(horizon / unit))
+            raise ConfigError(
+                f"horizon: expected a multiple of {unit} ({len(self.down_dims)} levels of down_dims), got {horizon}; "
+                f"use {near} or fewer levels"
+            )
+
+    def _check(self, x: Tensor, cond: Tensor | None) -> None:
+        if x.ndim != 3 or x.shape[-1] != self.input_dim:
+            raise ConfigError(f"U-Net input: expected (N, H, {self.input_dim}), got {tuple(x.shape)}")
+        self.check_horizon(x.shape[1])
+        want = (x.shape[0], self.global_cond_dim)
+        if (cond is None) != (self.global_cond_dim == 0) or (cond is not None and tuple(cond.shape) != want):
+            got = None if cond is None else tuple(cond.shape)
+            raise ConfigError(
+                f"U-Net condition: expected {want if want[1] else None}, got {got}; check global_cond_dim"
+            )
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
+        """Predict ``(N, H, output_dim)`` from ``x (N, H, input_dim)``, time ``t`` (scalar or ``(N,)``), ``cond``.
+
+        Raises ``ConfigError`` naming the argument when a shape does not fit the network.
+        """
+        self._check(x, cond)
+        vector = self.step_embedding(batch_times(t, x.shape[0], x.device))
+        if cond is not None:
+            vector = torch.cat((vector, cond.to(vector.dtype)), dim=-1)
+        h = x.transpose(1, 2)
+        skips = []
+        for down in self.down:
+            h, skip = down(h, vector)
+            skips.append(skip)
+        for block in self.mid:
+            h = block(h, vector)
+        for up in self.up:
+            h = up(h, skips.pop(), vector)
+        out: Tensor = self.project(self.head(h))
+        return out.transpose(1, 2)
+
+    def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """One optimiser group: the published network decays every parameter."""
+        return [{"params": list(self.parameters()), "weight_decay": weight_decay}]
