@@ -23,7 +23,7 @@ from robopolicy.core.specs import (
     FeatureSpec,
     ObservationSpec,
 )
-from robopolicy.sim.protocol import StepResult
+from robopolicy.sim.protocol import StepResult, checked_action, checked_keys
 
 TOP = IMAGES + "top"
 SPEED = 0.1  # largest movement in one step, in units of the plane
@@ -77,12 +77,12 @@ class PointReach:
         self.position, self.goal = rng.uniform(-0.9, 0.9, (2, 2))
         self._seed, self._steps = seed, 0
         self._speed = SPEED / 4 if self._slow_every and seed % self._slow_every == 0 else SPEED
-        self._start_distance = max(self._distance(), 1e-6)
+        self._start_distance, self._max_reward = max(self._distance(), 1e-6), 0.0
 
     def observe(self, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Current observation; the image is drawn only when asked for."""
         values: dict[str, np.ndarray] = {}
-        for key in self.observation_spec.keys if keys is None else keys:
+        for key in checked_keys(keys, self.observation_spec):
             spec = self.observation_spec[key]
             if spec.kind is FeatureKind.IMAGE:
                 values[key] = np.ascontiguousarray(self._draw(*self._size).transpose(2, 0, 1))
@@ -93,7 +93,7 @@ class PointReach:
     def step(self, action: np.ndarray) -> StepResult:
         """Move toward ``action``; reward is the share of the way that is done, 0..1."""
         self._strike()
-        way = np.clip(np.asarray(action, np.float64), -1, 1) - self.position
+        way = checked_action(action, self.action_space) - self.position
         length = float(np.linalg.norm(way))
         self.position = self.position + way * min(1.0, self._speed / max(length, 1e-12))
         self._steps += 1
@@ -101,8 +101,9 @@ class PointReach:
         reward = float(np.clip(1 - self._distance() / self._start_distance, 0, 1))
         if self._fault("nan_reward"):
             reward = float("nan")
+        self._max_reward = max(self._max_reward, reward)
         truncated = not success and self._steps >= self.max_steps
-        return StepResult(reward=reward, terminated=success, truncated=truncated, success=success, info={})
+        return StepResult(reward, success, truncated, success, {"max_reward": self._max_reward})
 
     def render(self, camera: str | None = None, size: Sequence[int] | None = None) -> np.ndarray:
         """Picture ``(H, W, 3)`` uint8: goal green, point red."""
