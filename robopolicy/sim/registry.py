@@ -1,0 +1,65 @@
+"""Environments by name, and the plain description of one that travels to worker processes and into files."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from robopolicy.core.errors import ConfigError, EnvUnavailable, did_you_mean
+from robopolicy.core.registry import Registry
+from robopolicy.sim.protocol import Env
+
+ENVS = Registry("environment")
+ENVS.add("panda_lift", "robopolicy.sim.tasks.lift:PandaLift")
+ENVS.add("panda_push", "robopolicy.sim.tasks.push:PandaPush")
+ENVS.add("panda_stack", "robopolicy.sim.tasks.stack:PandaStack")
+ENVS.add("pusht", "robopolicy.sim.pusht:PushT")
+ENVS.add("point_reach", "robopolicy.testing.envs:PointReach")  # a toy for fast tests
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """An environment as data: a registered name, or ``"package.module:Class"``, and keyword arguments."""
+
+    name: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def make(self) -> Env:
+        """Build the environment (in this process)."""
+        return make_env(self.name, **self.kwargs)
+
+
+def env_config(value: EnvConfig | str | Mapping[str, Any]) -> EnvConfig:
+    """``EnvConfig`` from itself, a name, or ``{"name": ..., "kwargs": {...}}`` as found in YAML."""
+    if isinstance(value, EnvConfig):
+        return value
+    if isinstance(value, str):
+        return EnvConfig(value)
+    unknown = set(value) - {"name", "kwargs"}
+    if unknown or "name" not in value:
+        raise ConfigError(f"env: expected the keys name and kwargs, got {sorted(value)}")
+    return EnvConfig(value["name"], dict(value.get("kwargs") or {}))
+
+
+def make_env(name: str, **kwargs: Any) -> Env:
+    """Build environment ``name`` (see ``ENVS``), or any ``"package.module:Class"``.
+
+    Raises:
+        ConfigError: unknown name or unknown keyword argument (with the nearest known one).
+        EnvUnavailable: a package is missing; the message has the command that installs it.
+    """
+    if ":" in name and name not in ENVS:
+        ENVS.add(name, name)
+    try:
+        cls = ENVS.get(name)
+    except ModuleNotFoundError as e:
+        raise EnvUnavailable(
+            f"environment '{name}' needs the package '{e.name}': pip install \"robopolicy[sim]\""
+        ) from e
+    known = [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
+    for key in kwargs:
+        if key not in known:
+            raise ConfigError(f"environment '{name}' has no argument '{key}'" + did_you_mean(key, known))
+    return cast(Env, cls(**kwargs))
