@@ -1,1 +1,1 @@
-
+"""Observation encoders: dict of keys in, ``Features`` out."""

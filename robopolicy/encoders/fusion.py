@@ -1,0 +1,96 @@
+"""All features of an observation into one: cameras first, then low-dimensional keys, for every observed step.
+
+Source: Diffusion Policy section 3.3 (features concatenated per step, steps flattened time-major for FiLM, or kept
+as one token a step for the transformer).  Each camera has its own encoder and its own image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from robopolicy.core.errors import ConfigError, did_you_mean
+from robopolicy.core.specs import FeatureKind, FeatureSpec, ObservationSpec
+from robopolicy.encoders.config import EncoderConfig, ImageEncoderConfig
+from robopolicy.encoders.features import Features
+from robopolicy.encoders.image import ImageEncoder
+from robopolicy.encoders.state import StateEncoder
+
+SUPPORTED = (FeatureKind.IMAGE, FeatureKind.STATE)
+SHARED = "shared"
+
+
+class ObservationEncoder(nn.Module):
+    """Observation dict to ``Features``; ``step_dim`` numbers a step.
+
+    Vectors come normalised; images come as they are (uint8 or float 0..1), because each camera's encoder owns the
+    one image normalisation.
+    """
+
+    def __init__(self, spec: ObservationSpec, config: EncoderConfig, load_weights: bool = False) -> None:
+        super().__init__()
+        _check(spec, config)
+        self.config = config
+        self.cameras = spec.of_kind(FeatureKind.IMAGE)
+        self.vectors = spec.of_kind(FeatureKind.STATE)
+        self.image_encoders = nn.ModuleDict()
+        for camera in self.cameras:
+            if self._slot(camera) not in self.image_encoders:
+                own = camera_config(config, camera.key)
+                self.image_encoders[self._slot(camera)] = ImageEncoder(own, _size(camera), load_weights)
+        self.state = StateEncoder(sum(f.shape[0] for f in self.vectors), config.state_hidden) if self.vectors else None
+        pixels = sum(self.image_encoder(c.key).config.feature_dim for c in self.cameras)
+        self.step_dim = pixels + (self.state.dim if self.state is not None else 0)
+
+    def image_encoder(self, camera: str) -> ImageEncoder:
+        """The encoder of a camera, by its full key."""
+        encoder = self.image_encoders[SHARED if self.config.share_cameras else camera.replace(".", "/")]
+        assert isinstance(encoder, ImageEncoder)
+        return encoder
+
+    def forward(self, obs: Mapping[str, Tensor], crops: Mapping[str, Tensor] | None = None) -> Features:
+        """``obs[key]`` ``(B, To, ...)``; ``crops[camera]`` ``(B, To, 2)`` in [0, 1), centred when absent.
+
+        Returns ``vector`` ``(B, To * step_dim)``, time-major, and ``tokens`` ``(B, To, step_dim)``.
+        """
+        parts = []
+        for camera in self.cameras:
+            images = obs[camera.key]
+            where = None if crops is None else crops[camera.key].flatten(0, 1)
+            encoded = self.image_encoder(camera.key)(images.flatten(0, 1), where)
+            parts.append(encoded.unflatten(0, images.shape[:2]))
+        if self.state is not None:
+            parts.append(self.state(torch.cat([obs[f.key] for f in self.vectors], dim=-1)))
+        tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return Features(vector=tokens.flatten(1), tokens=tokens)
+
+    def _slot(self, camera: FeatureSpec) -> str:
+        return SHARED if self.config.share_cameras else camera.key.replace(".", "/")
+
+
+def camera_config(config: EncoderConfig, camera: str) -> ImageEncoderConfig:
+    """The settings of one camera: its own when given, else the common ones."""
+    return config.cameras.get(camera, config.image)
+
+
+def _size(feature: FeatureSpec) -> tuple[int, int]:
+    return feature.shape[1], feature.shape[2]
+
+
+def _check(spec: ObservationSpec, config: EncoderConfig) -> None:
+    if not spec.features:
+        raise ConfigError("the observation spec is empty: nothing to encode")
+    for feature in spec.features:
+        if feature.kind not in SUPPORTED:
+            raise ConfigError(f"{feature.key}: {feature.kind.value} observations have no encoder; leave the key out")
+        if feature.kind is FeatureKind.STATE and len(feature.shape) != 1:
+            raise ConfigError(f"{feature.key}: expected a vector shape (D,), got {feature.shape}")
+    cameras = [f.key for f in spec.of_kind(FeatureKind.IMAGE)]
+    for key in config.cameras:
+        if key not in cameras:
+            raise ConfigError(f"encoder.cameras names '{key}', which is not observed" + did_you_mean(key, cameras))
+    sizes = {_size(f) if config.image.resize is None else config.image.resize for f in spec.of_kind(FeatureKind.IMAGE)}
+    if config.share_cameras and (config.cameras or len(sizes) > 1):
+        raise ConfigError("share_cameras needs equal image sizes and no settings of single cameras; set image.resize")
