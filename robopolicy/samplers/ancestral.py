@@ -1,0 +1,44 @@
+"""Euler with ancestral noise: an Euler step below the next level, then fresh noise up to it.
+
+Source: k-diffusion's Euler ancestral sampler; the reverse SDE of Song et al. 2021 (arXiv 2011.13456).
+Differs: in native coordinates for any path.  ``eta = 1`` has DDPM's mean and variance on variance-preserving paths.
+When to use: EDM heads that profit from noise (BESO in the kitchen).  Stochastic: give a tape to make it a function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.paths.base import GaussianPath
+from robopolicy.samplers.base import Denoiser, Levels, Sampler, one_query_loop
+from robopolicy.samplers.ddim import from_state, split_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ancestral(Sampler):
+    """``eta``: share of fresh noise; 1 is full, 0 falls back to Euler."""
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
+            raise ConfigError(f"eta must be within [0, 1], got {self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+        return from_state(levels, *split_noise(levels, self.eta))
+
+    def __call__(
+        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
+    ) -> Tensor:
+        return one_query_loop(self, denoise, self.plan(path, times, z), z, tape)

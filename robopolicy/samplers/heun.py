@@ -1,0 +1,64 @@
+"""Heun: second-order solver of the probability-flow ODE, two queries a step (one in the last).
+
+Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 1 without churn.
+Differs: both slopes are folded into one linear map of ``(z, x0, x0')`` worked out beforehand.  ``space`` chooses the
+variable of the trapezoid rule: "edm" integrates ``dy/dkappa = eps`` (the paper); "native" integrates
+``dz = x0 d(alpha) + eps d(sigma)``, which for a linear flow is Heun in its own time.  A step that starts at pure
+noise (``alpha = 0``) is taken in native form, where it is regular.
+When to use: when 10-40 queries are affordable and the ODE must be accurate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from torch import Tensor
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.paths.base import GaussianPath
+from robopolicy.samplers.base import Denoiser, Levels, Sampler, plus
+
+Space = Literal["edm", "native"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heun(Sampler):
+    """Deterministic, order 2, ``2 n - 1`` queries."""
+
+    space: Space = "edm"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.space not in get_args(Space):
+            raise ConfigError(f"space must be one of {', '.join(get_args(Space))}; got {self.space!r}")
+
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+        """Columns: predictor ``(x0, z)``, corrector ``(x0, x0', z)``."""
+        a, s, a2, s2 = levels.steps
+        last = s2 == 0
+        native = (a == 0) | (self.space == "native")
+        safe_a, safe_s2 = np.where(a == 0, 1.0, a), np.where(last, 1.0, s2)
+        # z' = z (s2/s) + d_alpha (x0 + x0')/2 + d_sigma (rest of the mean slope); see the module's first lines
+        d_alpha = np.where(native, a2 - a, 0.0)
+        d_sigma = np.where(native, s2 - s, s2 - a2 * s / safe_a)
+        first = d_alpha / 2 + d_sigma / 2 * (a2 / safe_s2 - 2 * a / s)
+        second = d_alpha / 2 - d_sigma / 2 * a2 / safe_s2
+        return a2 - s2 * a / s, s2 / s, np.where(last, a2, first), np.where(last, 0.0, second), s2 / s
+
+    def __call__(
+        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
+    ) -> Tensor:
+        plan = self.plan(path, times, z)
+        self.noises(plan, z, tape)
+        x0 = self.clipped(denoise(z, plan.times[0]).x0)
+        for i, (p_x, p_z, c_x, c_x2, c_z) in enumerate(plan.rows):
+            if c_x2 is None:
+                return plus(x0 * c_x, z, c_z)
+            guess = plus(x0 * p_x, z, p_z)
+            x0_next = self.clipped(denoise(guess, plan.times[i + 1]).x0)
+            z = plus(plus(z * c_z, x0, c_x), x0_next, c_x2)
+            x0 = self.clipped(denoise(z, plan.times[i + 1]).x0)
+        return z
