@@ -1,0 +1,203 @@
+"""The working side of the episode pool: environments in slots, driven by whole action chunks.
+
+The same code runs inside a worker process and in the parent (``workers=0``), so the two cannot differ.  Torch-free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from robopolicy.core.errors import ConfigError, RobopolicyError
+from robopolicy.core.specs import ActionSpace, ObservationSpec
+from robopolicy.sim.protocol import Env, Observation, StepResult
+from robopolicy.sim.registry import EnvConfig
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is observed: the last ``n_obs_steps`` steps of ``keys``.
+
+    ``lazy``: observe only the last ``n_obs_steps`` steps of a chunk, which are all that a policy reads; otherwise
+    observe every step (same results, more rendering).
+    """
+
+    n_obs_steps: int = 1
+    keys: tuple[str, ...] = ()
+    lazy: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_obs_steps < 1:
+            raise ConfigError(f"n_obs_steps must be >= 1, got {self.n_obs_steps}")
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Ask for the environment's specs."""
+
+    slot: int = 0
+
+
+@dataclass(frozen=True)
+class Reset:
+    """Begin the episode of ``seed`` in ``slot``; ``film`` is the (height, width) of video frames, or None."""
+
+    slot: int
+    seed: int
+    watch: Watch = Watch()
+    film: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Execute ``actions`` ``(n_action_steps, D)`` in ``slot``, stopping early when the episode ends."""
+
+    slot: int
+    actions: np.ndarray
+
+
+Command = Describe | Reset | Advance
+
+
+@dataclass(frozen=True)
+class Description:
+    """What an environment offers, without the environment."""
+
+    observation_spec: ObservationSpec
+    action_space: ActionSpace
+    fps: float
+    max_steps: int
+    task: str
+
+
+@dataclass
+class Reply:
+    """Answer to one command.
+
+    ``observation``: key -> ``(n_obs_steps, ...)``, None once the episode is ``done``.  ``rewards``, ``successes``: one
+    entry an executed step.  ``frames``: ``(H, W, 3)`` uint8, the frame of the reset or one a step, empty unless filmed.
+    ``seconds``: wall time of the command.  ``error``: what went wrong in the environment; its episode is lost.
+    """
+
+    slot: int
+    observation: Observation | None = None
+    rewards: list[float] = field(default_factory=list)
+    successes: list[bool] = field(default_factory=list)
+    done: bool = False
+    frames: list[np.ndarray] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str | None = None
+    description: Description | None = None
+    raised: RobopolicyError | None = None
+
+
+class Slot:
+    """One environment, built when first needed, and the last observations of its episode."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config = config
+        self._env: Env | None = None
+        self._watch = Watch()
+        self._history: deque[Observation] = deque()
+        self._film: tuple[int, int] | None = None
+
+    @property
+    def env(self) -> Env:
+        """The environment of this slot."""
+        if self._env is None:
+            self._env = self._config.make()
+        return self._env
+
+    def describe(self) -> Description:
+        """Specs of the environment."""
+        env = self.env
+        return Description(env.observation_spec, env.action_space, float(env.fps), int(env.max_steps), env.task)
+
+    def reset(self, command: Reset, reply: Reply) -> None:
+        """Start an episode; the first observation stands for the steps before it (Diffusion Policy's convention)."""
+        self._film, self._watch = command.film, command.watch
+        self.env.reset(command.seed)
+        steps = self._watch.n_obs_steps
+        self._history = deque([self._observe()] * steps, maxlen=steps)
+        self._shoot(reply)
+        reply.observation = self._stacked()
+
+    def advance(self, actions: np.ndarray, reply: Reply) -> None:
+        """Execute a chunk and keep the observations a policy will read."""
+        first_kept = len(actions) - self._watch.n_obs_steps if self._watch.lazy else 0
+        for i, action in enumerate(actions):
+            result = self.env.step(action)
+            self._note(result, reply)
+            self._shoot(reply)
+            if result.done:
+                reply.done = True
+                return
+            if i >= first_kept:
+                self._history.append(self._observe())
+        reply.observation = self._stacked()
+
+    def close(self) -> None:
+        """Release the environment; the next reset builds a new one."""
+        env, self._env = self._env, None
+        if env is not None:
+            env.close()
+
+    def _note(self, result: StepResult, reply: Reply) -> None:
+        reward = float(result.reward)
+        if not np.isfinite(reward):
+            raise ValueError(f"the environment returned the reward {reward}")
+        reply.rewards.append(reward)
+        reply.successes.append(bool(result.success))
+
+    def _observe(self) -> Observation:
+        return self.env.observe(self._watch.keys)
+
+    def _stacked(self) -> Observation:
+        return {key: np.stack([o[key] for o in self._history]) for key in self._watch.keys}
+
+    def _shoot(self, reply: Reply) -> None:
+        if self._film is not None:
+            reply.frames.append(np.ascontiguousarray(self.env.render(size=self._film)))
+
+
+class SlotRunner:
+    """Answers commands over any number of slots."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config = config
+        self._slots: dict[int, Slot] = {}
+
+    def handle(self, command: Command) -> Reply:
+        """Carry out one command; whatever the environment raises becomes ``Reply.error``."""
+        reply = Reply(command.slot)
+        slot = self._slots.setdefault(command.slot, Slot(self._config))
+        start = time.perf_counter()
+        try:
+            if isinstance(command, Describe):
+                reply.description = slot.describe()
+            elif isinstance(command, Reset):
+                slot.reset(command, reply)
+            else:
+                slot.advance(command.actions, reply)
+        except Exception as e:  # simulators raise anything; the episode must not be scored
+            self._forget(command.slot)
+            reply.error = f"{type(e).__name__}: {e}"
+            reply.raised = e if isinstance(e, RobopolicyError) else None
+        reply.seconds = time.perf_counter() - start
+        return reply
+
+    def close(self) -> None:
+        """Close every environment."""
+        for slot in self._slots.values():
+            slot.close()
+        self._slots.clear()
+
+    def _forget(self, index: int) -> None:
+        slot = self._slots.pop(index)
+        try:
+            slot.close()
+        except Exception:  # a broken simulator may not even close; the episode is lost anyway
+            return
