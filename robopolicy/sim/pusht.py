@@ -12,12 +12,12 @@ Units: pixels of a 512 x 512 table, y down; the action is the absolute target of
 from __future__ import annotations
 
 import math
-import os
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import pymunk
+import shapely
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import (
@@ -29,14 +29,7 @@ from robopolicy.core.specs import (
     ObservationSpec,
 )
 from robopolicy.sim.protocol import Observation, StepResult, checked_action, checked_keys
-
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-with warnings.catch_warnings():  # pygame 2.6 imports the deprecated pkg_resources
-    warnings.simplefilter("ignore")
-    import pymunk
-    import shapely
-    from gym_pusht.envs.pusht import PushTEnv
+from robopolicy.sim.pusht_picture import AGENT_RADIUS, WALLS, Picture, PushTEnv
 
 IMAGE = "observation.image"
 GOAL_POSE = (256.0, 256.0, math.pi / 4)
@@ -133,9 +126,9 @@ class PushT:
         self.fps = FPS
         self.max_steps = max_steps
         self.task = "Push the T-shaped block onto the T-shaped target."
-        self._image_size = tuple(image_size)
+        self._image_size = (image_size[0], image_size[1])
         self._order: Order = order
-        self._scene = PushTEnv(obs_type="state", observation_width=image_size[1], observation_height=image_size[0])
+        self._picture = Picture(GOAL_POSE)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -154,16 +147,13 @@ class PushT:
 
     def _begin(self) -> None:
         # A new space per episode: contact caches must not leak from one episode into the next.
-        scene = self._scene
-        self._space = scene.space = pymunk.Space()
+        self._space = pymunk.Space()
         self._space.gravity, self._space.damping = (0, 0), 0.0
-        corners = (5, 506), (5, 5), (506, 5), (506, 506)
-        for a, b in ((0, 1), (1, 2), (2, 3), (0, 3)):
-            self._space.add(scene.add_segment(self._space, corners[a], corners[b], 2))
-        self._agent = scene.agent = scene.add_circle(self._space, (256, 400), 15)
-        self._block, _ = scene.block, scene._block_shapes = scene.add_tee(self._space, (256, 300), 0)
-        scene.goal_pose = np.array(GOAL_POSE)
-        scene._last_action = None
+        for a, b in WALLS:
+            self._space.add(PushTEnv.add_segment(self._space, a, b, 2))
+        self._agent = PushTEnv.add_circle(self._space, (256, 400), AGENT_RADIUS)
+        self._block, _ = PushTEnv.add_tee(self._space, (256, 300), 0)
+        self._target: np.ndarray | None = None
         self._steps, self._max_reward = 0, 0.0
 
     def _place(self, state: np.ndarray, order: Order) -> None:
@@ -193,8 +183,7 @@ class PushT:
             elif key == ENVIRONMENT_STATE:
                 out[key] = keypoints(self.block_pose).reshape(18).astype(np.float32)
             else:
-                height, width = self._image_size
-                picture = self._scene._get_img(self._scene._draw(), width, height)
+                picture = self._picture.draw(self._space, self._agent, self._block, self._image_size)
                 out[key] = np.ascontiguousarray(picture.transpose(2, 0, 1))
         return out
 
@@ -210,7 +199,7 @@ class PushT:
             vy += (_KP * (ty - py) + _KV * (0 - vy)) * _DT
             agent.velocity = (vx, vy)
             space.step(_DT)
-        self._scene._last_action = target
+        self._target = target
         return self._outcome()
 
     def _outcome(self) -> StepResult:
@@ -224,9 +213,7 @@ class PushT:
 
     def render(self, camera: str | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
         """Picture ``(height, width, 3)`` uint8 (default 480 x 480) with the last target drawn in."""
-        height, width = size or (480, 480)
-        picture: np.ndarray = self._scene._get_img(self._scene._draw(), width, height, render_action=True)
-        return picture
+        return self._picture.draw(self._space, self._agent, self._block, size or (480, 480), self._target)
 
     def close(self) -> None:
         """Nothing is held outside the process."""
