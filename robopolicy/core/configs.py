@@ -21,7 +21,7 @@ def config_dataclass(cls: type[C]) -> type[C]:
     Values are coerced the way a command line needs it (``"16"`` becomes 16).  ``__post_init__`` may raise
     ``ConfigError`` for values that contradict each other.
     """
-    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))(cls)
+    made: Any = pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(cls)
     validating_init = made.__init__
 
     @functools.wraps(validating_init)
@@ -59,12 +59,13 @@ def dump_config(config: Any) -> dict[str, Any]:
 
 def config_error(error: ValidationError, cls: type, where: str = "") -> ConfigError:
     """One line for all problems of a pydantic error, with the nearest name for unknown keys."""
-    parts = [_describe(problem, cls) for problem in error.errors(include_url=False)]
+    parts = [describe_problem(problem, cls) for problem in error.errors(include_url=False)]
     prefix = f"{where}: " if where else ""
     return ConfigError(prefix + "; ".join(dict.fromkeys(parts)))
 
 
-def _describe(problem: Any, cls: type) -> str:
+def describe_problem(problem: Any, cls: type) -> str:
+    """One of ``ValidationError.errors()`` in a few words, with the nearest name for an unknown key."""
     path = [str(p) for p in problem["loc"]]
     name = ".".join(path) or cls.__name__
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
