@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,18 +22,15 @@ Coefficient = float | Tensor
 PURE_NOISE = 50.0
 
 
-class Level(NamedTuple):
-    """Coefficients of one time: Python floats, or ``(D,)`` tensors when channels have their own schedule."""
-
-    alpha: Coefficient
-    sigma: Coefficient
-    kappa: Tensor  # () or (D,), CPU
-
-
 class GaussianPath(ABC):
-    """Base of all paths.  ``prior_std`` is the standard deviation of the native state at the noisiest level."""
+    """Base of all paths.
+
+    ``discrete``: times are integers.  ``per_channel``: coefficients have a channel axis.  ``prior_std``: standard
+    deviation of the native state at the noisiest level.
+    """
 
     discrete: bool = False
+    per_channel: bool = False
     prior_std: float = 1.0
 
     @abstractmethod
@@ -46,8 +42,8 @@ class GaussianPath(ABC):
         """Noise coefficient, shaped as ``alpha``."""
 
     @abstractmethod
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``(alpha', sigma')``: what defines the velocity ``u = alpha' x + sigma' e``; shaped as ``alpha``."""
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        """``(alpha', sigma')`` at the time whose coefficients are given; they define ``u = alpha' x + sigma' e``."""
 
     @abstractmethod
     def t_of_kappa(self, kappa: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,27 +66,6 @@ class GaussianPath(ABC):
     def kappa(self, t: Tensor) -> Tensor:
         """Noise ratio ``sigma / alpha`` (``inf`` where there is no signal)."""
         return self.sigma(t) / self.alpha(t)
-
-    def level(self, t: float) -> Level:
-        """Coefficients of one time as plain numbers, remembered: this is what a sampling loop reads.
-
-        The memory is bounded; discrete grids and repeated decoding hit it always.
-        """
-        memory: dict[float, Level] = self.__dict__.setdefault("_level_memory", {})
-        found = memory.get(t)
-        if found is None:
-            if len(memory) >= 4096:
-                memory.clear()
-            found = memory[t] = self._make_level(t)
-        return found
-
-    def _make_level(self, t: float) -> Level:
-        alpha, sigma = (row[0] for row in self.levels([t]))
-        with np.errstate(divide="ignore"):
-            kappa = torch.as_tensor(np.divide(sigma, alpha), dtype=torch.float32)
-        if np.ndim(alpha) == 0:
-            return Level(float(alpha), float(sigma), kappa)
-        return Level(torch.as_tensor(alpha, dtype=torch.float32), torch.as_tensor(sigma, dtype=torch.float32), kappa)
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Native state ``alpha(t) x0 + sigma(t) eps``; ``x0``, ``eps`` ``(N, H, D)``, ``t`` ``()`` or ``(N,)``."""

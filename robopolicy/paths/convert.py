@@ -1,7 +1,7 @@
 """The one table between what networks output and what samplers read: epsilon, x0, v, score, velocity, energy.
 
 Source: Salimans & Ho 2022 (arXiv 2202.00512), section 4 for v; Lipman et al. 2023 (arXiv 2210.02747) for velocity.
-All outputs are affine images of one another given the state ``z`` and the path's ``alpha, sigma`` at ``t``, so a
+Given the state ``z`` and the path's ``alpha, sigma`` at ``t``, every output is a linear image of every other, so a
 head may train in one coordinate and be sampled or composed in another.
 Differs: nothing here clips; clipping belongs to the sampler, after any composition.
 Shapes: ``z``, ``out``, ``x0``, ``eps`` are ``(N, H, D)``; ``t`` is ``()`` (sampling) or ``(N,)`` (training).
@@ -10,7 +10,9 @@ Shapes: ``z``, ``out``, ``x0``, ``eps`` are ``(N, H, D)``; ``t`` is ``()`` (samp
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,30 +32,42 @@ class Kind(str, Enum):
     ENERGY = "energy"  # gradient of the energy over its temperature, grad_z E / T = -score
 
 
-def _on_host(t: Tensor) -> bool:
-    return t.ndim == 0 and t.device.type == "cpu"
+Row = tuple[Coefficient, Coefficient, Coefficient, Coefficient]
 
 
-def coefficients(path: GaussianPath, t: Tensor, like: Tensor) -> tuple[Coefficient, Coefficient]:
-    """``(alpha, sigma)`` ready to multiply ``like``: plain floats for a CPU scalar time, else tensors."""
-    if _on_host(t):
-        level = path.level(t.item())
-        if isinstance(level.alpha, float):
-            return level.alpha, level.sigma
-    return fit(path.alpha(t), t, like), fit(path.sigma(t), t, like)
-
-
-def _rates(path: GaussianPath, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    da, ds = path.rates(t.double() if _on_host(t) and not path.discrete else t)
-    return fit(da, t, like), fit(ds, t, like)
-
-
-def _refuse_pure_noise(kind: Kind, alpha: Coefficient) -> None:
-    if isinstance(alpha, float) and alpha == 0.0:
+def output_row(kind: Kind, path: GaussianPath, a: Coefficient, s: Coefficient) -> Row:
+    """``(p, q, r, w)`` with ``x0 = p z + q out`` and ``eps = r z + w out`` at ``alpha = a``, ``sigma = s``."""
+    if kind is Kind.X0:
+        return 0.0, 1.0, 1 / s, -a / s
+    if kind is Kind.V:
+        norm = a * a + s * s
+        return a / norm, -s / norm, s / norm, a / norm
+    if kind is Kind.VELOCITY:
+        da, ds = path.rates(a, s)
+        det = a * ds - da * s
+        return ds / det, -s / det, -da / det, a / det
+    if isinstance(a, float) and a == 0.0:
         raise IncompatibleNoiseLevel(
             f"a {kind.value} output says nothing about x0 where alpha = 0; start the grid below pure noise, "
             "or train the head on x0, v or velocity"
         )
+    if kind is Kind.EPS:
+        return 1 / a, -s / a, 0.0, 1.0
+    sign = 1.0 if kind is Kind.ENERGY else -1.0
+    return 1 / a, -sign * s * s / a, 0.0, sign * s
+
+
+def target_row(kind: Kind, path: GaussianPath, a: Coefficient, s: Coefficient) -> tuple[Coefficient, Coefficient]:
+    """``(p, q)`` with ``out = p x0 + q eps``: the inverse of ``output_row``."""
+    if kind is Kind.EPS:
+        return 0.0, 1.0
+    if kind is Kind.X0:
+        return 1.0, 0.0
+    if kind is Kind.V:
+        return -s, a
+    if kind is Kind.VELOCITY:
+        return path.rates(a, s)
+    return 0.0, (1 if kind is Kind.ENERGY else -1) / s
 
 
 def to_x0_eps(kind: Kind, out: Tensor, z: Tensor, path: GaussianPath, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,45 +75,23 @@ def to_x0_eps(kind: Kind, out: Tensor, z: Tensor, path: GaussianPath, t: Tensor)
 
     Raises ``IncompatibleNoiseLevel`` for outputs that cannot be converted at pure noise (scalar times).
     """
-    a, s = coefficients(path, t, z)
-    if kind is Kind.X0:
-        return out, (z - out * a) / s
-    if kind is Kind.V:
-        norm = a * a + s * s
-        return (z * a - out * s) / norm, (z * s + out * a) / norm
-    if kind is Kind.VELOCITY:
-        da, ds = _rates(path, t, z)
-        det = a * ds - da * s
-        return (z * ds - out * s) / det, (out * a - z * da) / det
-    _refuse_pure_noise(kind, a)
-    if kind is Kind.EPS:
-        eps = out
+    if _plain(path, t):
+        p, q, r, w = _plain_row(kind, path, t.item())
     else:
-        eps = out * (s if kind is Kind.ENERGY else -s)
-    if isinstance(s, float):
-        return torch.sub(z, eps, alpha=s).div_(a), eps
-    return (z - eps * s) / a, eps
+        p, q, r, w = output_row(kind, path, *coefficients(path, t, z))
+    return _mix(z, p, out, q), _mix(z, r, out, w)
 
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, path: GaussianPath, t: Tensor) -> Tensor:
-    """What a network of ``kind`` should output for clean ``x0`` and noise ``eps`` at ``t``; inverse of ``to_x0_eps``."""
-    if kind is Kind.EPS:
-        return eps
-    if kind is Kind.X0:
-        return x0
-    if kind is Kind.VELOCITY:
-        da, ds = _rates(path, t, x0)
-        return x0 * da + eps * ds
-    a, s = coefficients(path, t, x0)
-    if kind is Kind.V:
-        return eps * a - x0 * s
-    return eps / s if kind is Kind.ENERGY else -eps / s
+    """What a network of ``kind`` should output for clean ``x0`` and noise ``eps`` at ``t``."""
+    p, q = target_row(kind, path, *coefficients(path, t, x0))
+    return _mix(x0, p, eps, q)
 
 
 def canonical(kind: Kind, out: Tensor, z: Tensor, path: GaussianPath, t: Tensor) -> Prediction:
     """One network query as ``Prediction`` (unclipped), whatever the network outputs."""
     x0, eps = to_x0_eps(kind, out, z, path, t)
-    return Prediction(x0, eps, path.level(t.item()).kappa if _on_host(t) else path.kappa(t))
+    return Prediction(x0, eps, _plain_kappa(path, t.item()) if _plain(path, t) else path.kappa(t))
 
 
 def to_edm_coords(z: Tensor, path: GaussianPath, t: Tensor) -> Tensor:
@@ -120,3 +112,44 @@ def carry_state(
     Multiplies by the ratio of sigmas, which stays finite at pure noise where the ratio of alphas does not.
     """
     return z * (coefficients(follower, t_follower, z)[1] / coefficients(leader, t_leader, z)[1])
+
+
+def coefficients(path: GaussianPath, t: Tensor, like: Tensor) -> tuple[Coefficient, Coefficient]:
+    """``(alpha, sigma)`` ready to multiply ``like``: plain floats for a CPU scalar time, else tensors."""
+    if _plain(path, t):
+        return _plain_level(path, t.item())
+    return fit(path.alpha(t), t, like), fit(path.sigma(t), t, like)
+
+
+def _plain(path: GaussianPath, t: Tensor) -> bool:
+    """Whether the coefficients at ``t`` can be plain floats without waiting for an accelerator."""
+    return t.ndim == 0 and t.is_cpu and not path.per_channel
+
+
+def _plain_level(path: GaussianPath, t: float) -> tuple[float, float]:
+    alpha, sigma = path.levels([t])
+    return float(alpha[0]), float(sigma[0])
+
+
+# Sampling asks for the same few times again and again; paths are immutable, so the answers are remembered.
+@lru_cache(maxsize=8192)
+def _plain_row(kind: Kind, path: GaussianPath, t: float) -> Row:
+    return output_row(kind, path, *_plain_level(path, t))
+
+
+@lru_cache(maxsize=8192)
+def _plain_kappa(path: GaussianPath, t: float) -> Tensor:
+    alpha, sigma = _plain_level(path, t)
+    with np.errstate(divide="ignore"), torch.inference_mode(False):
+        return torch.tensor(np.float64(sigma) / alpha, dtype=torch.float32)
+
+
+def _mix(x: Tensor, p: Coefficient, y: Tensor, q: Coefficient) -> Tensor:
+    """``p x + q y`` without touching absent terms."""
+    if isinstance(p, float) and isinstance(q, float):
+        if p == 0.0:
+            return y if q == 1.0 else y * q
+        return x if q == 0.0 and p == 1.0 else torch.add(x * p, y, alpha=q)
+    if isinstance(p, float) and p == 0.0:
+        return y * q
+    return torch.addcmul(x * p, y, q) if isinstance(q, Tensor) else torch.add(x * p, y, alpha=q)

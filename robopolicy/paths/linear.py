@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.paths.base import GaussianPath, log_distance
+from robopolicy.paths.base import Coefficient, GaussianPath, log_distance
 from robopolicy.paths.grids import check_spacing, check_steps
 
 
@@ -34,9 +34,8 @@ class LinearFlow(GaussianPath):
     def sigma(self, t: Tensor) -> Tensor:
         return t if self.noise_at == 1 else 1 - t
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        one = torch.ones_like(t)
-        return (-one, one) if self.noise_at == 1 else (one, -one)
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        return (-1.0, 1.0) if self.noise_at == 1 else (1.0, -1.0)
 
     def levels(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         t = np.asarray(times, np.float64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import IncompatibleNoiseLevel
-from robopolicy.paths.base import GaussianPath
+from robopolicy.paths.base import Coefficient, GaussianPath
 
 
 class NoPath(GaussianPath):
@@ -26,7 +26,7 @@ class NoPath(GaussianPath):
     def sigma(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
         _refuse("a velocity")
 
     def levels(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

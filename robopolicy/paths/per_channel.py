@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import ConfigError, IncompatibleNoiseLevel
-from robopolicy.paths.base import GaussianPath, log_distance
+from robopolicy.paths.base import Coefficient, GaussianPath, log_distance
 from robopolicy.paths.vp import VPDiscrete
 
 Channels = tuple[int, int]  # [start, stop)
@@ -27,6 +27,7 @@ class PerChannel(GaussianPath):
     """
 
     discrete = True
+    per_channel = True
 
     def __init__(self, parts: Mapping[Channels | slice, VPDiscrete]) -> None:
         named = [((k.start or 0, k.stop) if isinstance(k, slice) else k, p) for k, p in parts.items()]
@@ -54,8 +55,8 @@ class PerChannel(GaussianPath):
     def sigma(self, t: Tensor) -> Tensor:
         return self._join([p.sigma(t) for _, p in self.parts])
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return -self.sigma(t), self.alpha(t)
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        return -sigma, alpha
 
     def levels(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         pairs = [p.levels(times) for _, p in self.parts]

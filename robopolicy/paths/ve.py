@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.paths.base import GaussianPath, finite_positive, log_distance
+from robopolicy.paths.base import Coefficient, GaussianPath, finite_positive, log_distance
 from robopolicy.paths.grids import noise_grid
 
 
@@ -36,8 +36,8 @@ class VE(GaussianPath):
     def sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(t), torch.ones_like(t)
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        return 0.0, 1.0
 
     def levels(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         sigma = np.asarray(times, np.float64)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import ConfigError, did_you_mean
-from robopolicy.paths.base import GaussianPath, log_distance
+from robopolicy.paths.base import Coefficient, GaussianPath, log_distance
 from robopolicy.paths.grids import discrete_grid
 
 SCHEDULES = ("squaredcos_cap_v2", "linear", "scaled_linear")
@@ -76,7 +76,8 @@ class VPDiscrete(GaussianPath):
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._tables:
             pair = (torch.from_numpy(self._alpha64), torch.from_numpy(self._sigma64))
-            self._tables[device] = (pair[0].float().to(device), pair[1].float().to(device))
+            with torch.inference_mode(False):  # the tables outlive the caller's mode
+                self._tables[device] = (pair[0].float().to(device), pair[1].float().to(device))
         return self._tables[device]
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -85,8 +86,8 @@ class VPDiscrete(GaussianPath):
     def sigma(self, t: Tensor) -> Tensor:
         return self._table(t.device)[1][t]
 
-    def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        return -self.sigma(t), self.alpha(t)
+    def rates(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
+        return -sigma, alpha
 
     def levels(self, times: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
         index = np.asarray(times, np.float64)

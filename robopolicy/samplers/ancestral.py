@@ -12,11 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.paths.base import GaussianPath
-from robopolicy.samplers.base import Denoiser, Levels, Sampler, one_query_loop
+from robopolicy.samplers.base import Levels, Sampler
 from robopolicy.samplers.ddim import from_state, split_noise
 
 
@@ -35,10 +33,5 @@ class Ancestral(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         return from_state(levels, *split_noise(levels, self.eta))
-
-    def __call__(
-        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
-    ) -> Tensor:
-        return one_query_loop(self, denoise, self.plan(path, times, z), z, tape)

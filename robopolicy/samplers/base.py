@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -78,14 +78,33 @@ class Sampler(ABC):
         return n_steps - 1 if self.stochastic else 0
 
     @abstractmethod
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         """Columns of per-step coefficients, ``(n,)`` or ``(n, D)`` float64 each, in the order the loop reads them."""
 
-    @abstractmethod
+    @property
+    def keeps_eps(self) -> bool:
+        """Whether steps read the network's own noise estimate (as opposed to the one implied by the clipped x0)."""
+        return False
+
     def __call__(
         self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
     ) -> Tensor:
-        """Map the noisy state ``z`` to a clean chunk."""
+        """Map the noisy state ``z`` to a clean chunk; this form asks one query a step and remembers nothing.
+
+        Runs ``z <- c_x clip(x0) + c_w w + c_n noise`` with rows ``(c_x, c_w, c_n)``; ``w`` is ``z`` or the network's
+        noise estimate.
+        """
+        plan = self.plan(path, times, z)
+        noises = iter(self.noises(plan, z, tape))
+        high, keeps_eps = self.clip, self.keeps_eps
+        low = None if high is None else -high
+        for t, (c_x, c_w, c_n) in zip(plan.times, plan.rows, strict=True):
+            prediction = denoise(z, t)
+            x0 = prediction.x0 if high is None else prediction.x0.clamp(low, high)
+            z = plus(x0 * c_x, prediction.eps if keeps_eps else z, c_w)
+            if c_n is not None:
+                z = plus(z, next(noises), c_n)
+        return z
 
     def plan(self, path: GaussianPath, times: Tensor, z: Tensor) -> Plan:
         """Coefficients for this grid, from the cache when the same grid was used before."""
@@ -93,11 +112,12 @@ class Sampler(ABC):
             raise ConfigError(f"times must be a non-empty vector, got shape {tuple(times.shape)}; use path.grid(...)")
         return _cached_plan(self, path, tuple(times.tolist()), times.dtype, z.device, z.dtype)
 
-    def noises(self, plan: Plan, z: Tensor, tape: Tensor | None) -> Sequence[Tensor] | None:
-        """Noise of each step from the tape; ``None`` when it must be drawn (or is not needed)."""
+    def noises(self, plan: Plan, z: Tensor, tape: Tensor | None) -> Iterable[Tensor]:
+        """The ``tape_len`` noises ``(N, H, D)`` of a run: from the tape, or drawn as they are asked for."""
+        length = self.tape_len(len(plan.rows))
         if tape is None:
-            return None
-        want = (len(z), self.tape_len(len(plan.rows)), *z.shape[1:])
+            return (torch.randn_like(z) for _ in range(length))
+        want = (len(z), length, *z.shape[1:])
         if tuple(tape.shape) != want:
             raise ConfigError(
                 f"{type(self).__name__}: expected a tape of shape {want} (N, tape_len(n_steps), H, D), "
@@ -123,7 +143,9 @@ def _cached_plan(
     with np.errstate(divide="ignore"):
         kappa = sigma / alpha
     if not (np.isfinite(alpha).all() and np.isfinite(sigma).all() and (sigma > 0).all()):
-        raise ConfigError(f"times {list(times)}: the clean level is appended by the sampler and cannot be listed")
+        raise ConfigError(
+            f"times must be finite and noisier than the clean level, which the sampler appends; got {list(times)}"
+        )
     if len(times) > 1 and not (kappa[1:] < kappa[:-1]).all():
         raise ConfigError(f"times must go from noisy to clean without repetition, got {list(times)}")
     clean = np.ones_like(alpha[:1])
@@ -131,10 +153,9 @@ def _cached_plan(
         np.concatenate([alpha, clean]), np.concatenate([sigma, 0 * clean]), np.concatenate([kappa, 0 * clean])
     )
     columns = sampler.coefficients(levels)
-    rows = tuple(
-        tuple(None if c is None else _coefficient(c[i], device, dtype) for c in columns) for i in range(len(times))
-    )
-    return Plan(tuple(torch.tensor(t, dtype=time_dtype) for t in times), rows)
+    with torch.inference_mode(False):  # the plan outlives the caller's mode and may meet autograd later
+        rows = tuple(tuple(_coefficient(c[i], device, dtype) for c in columns) for i in range(len(times)))
+        return Plan(tuple(torch.tensor(t, dtype=time_dtype) for t in times), rows)
 
 
 def _coefficient(value: np.ndarray, device: torch.device, dtype: torch.dtype) -> Coefficient | None:
@@ -150,28 +171,3 @@ def plus(z: Tensor, x: Tensor, c: Coefficient | None) -> Tensor:
     if c is None:
         return z
     return z.add_(x, alpha=c) if isinstance(c, float) else z.addcmul_(x, c)
-
-
-def one_query_loop(
-    sampler: Sampler,
-    denoise: Denoiser,
-    plan: Plan,
-    z: Tensor,
-    tape: Tensor | None,
-    keep_eps: bool = False,
-) -> Tensor:
-    """Run ``z <- c_x clip(x0) + c_w w + c_n noise`` over the plan, rows ``(c_x, c_w, c_n)``.
-
-    ``w`` is the state ``z``, or the network's own noise estimate when ``keep_eps``.
-    """
-    noises, low, high = sampler.noises(plan, z, tape), None, sampler.clip
-    if high is not None:
-        low = -high
-    for i, (t, (c_x, c_w, c_n)) in enumerate(zip(plan.times, plan.rows, strict=True)):
-        prediction = denoise(z, t)
-        x0 = prediction.x0 if high is None else prediction.x0.clamp(low, high)
-        other = prediction.eps if keep_eps else z
-        z = plus(x0 * c_x, other, c_w)
-        if c_n is not None:
-            z = plus(z, torch.randn_like(z) if noises is None else noises[i], c_n)
-    return z

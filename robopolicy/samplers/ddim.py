@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.paths.base import GaussianPath
-from robopolicy.samplers.base import Denoiser, Levels, Sampler, one_query_loop
+from robopolicy.samplers.base import Levels, Sampler
 
 
 def split_noise(levels: Levels, eta: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,12 +53,10 @@ class DDIM(Sampler):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    @property
+    def keeps_eps(self) -> bool:
+        return not self.rederive_eps
+
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         kept, fresh = split_noise(levels, self.eta)
         return from_state(levels, kept, fresh) if self.rederive_eps else (levels.alpha[1:], kept, fresh)
-
-    def __call__(
-        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
-    ) -> Tensor:
-        plan = self.plan(path, times, z)
-        return one_query_loop(self, denoise, plan, z, tape, keep_eps=not self.rederive_eps)

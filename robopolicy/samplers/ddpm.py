@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.paths.base import GaussianPath
-from robopolicy.samplers.base import Denoiser, Levels, Sampler, one_query_loop
+from robopolicy.samplers.base import Levels, Sampler
 
 Variance = Literal["fixed_small", "fixed_large"]
 
@@ -34,15 +32,10 @@ class DDPM(Sampler):
         if self.variance not in get_args(Variance):
             raise ConfigError(f"variance must be one of {', '.join(get_args(Variance))}; got {self.variance!r}")
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         alpha, sigma, alpha_next, sigma_next = levels.steps
         ratio = (levels.kappa[1:] / levels.kappa[:-1]) ** 2
         forward = sigma**2 - (alpha / alpha_next * sigma_next) ** 2
         variance = sigma_next**2 * (1 - ratio) if self.variance == "fixed_small" else forward
         variance = np.where(sigma_next > 0, variance, 0.0)
         return alpha_next * (1 - ratio), sigma_next**2 * alpha / (alpha_next * sigma**2), np.sqrt(variance)
-
-    def __call__(
-        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
-    ) -> Tensor:
-        return one_query_loop(self, denoise, self.plan(path, times, z), z, tape)

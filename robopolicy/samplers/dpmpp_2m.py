@@ -22,7 +22,7 @@ from robopolicy.samplers.base import Denoiser, Levels, Sampler, plus
 class DPMpp2M(Sampler):
     """Deterministic, order 2, ``n`` queries; remembers the previous clean estimate."""
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         """Columns ``(x0, previous x0, z)``."""
         _, sigma, alpha_next, sigma_next = levels.steps
         shrink = levels.kappa[1:] / levels.kappa[:-1]

@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from robopolicy.paths.base import GaussianPath
-from robopolicy.samplers.base import Denoiser, Levels, Sampler, one_query_loop
+from robopolicy.samplers.base import Levels, Sampler
 from robopolicy.samplers.ddim import from_state
 
 
@@ -24,11 +22,6 @@ from robopolicy.samplers.ddim import from_state
 class Euler(Sampler):
     """Deterministic, order 1, one query a step."""
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         kept = levels.sigma[1:]
         return from_state(levels, kept, np.zeros_like(kept))
-
-    def __call__(
-        self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
-    ) -> Tensor:
-        return one_query_loop(self, denoise, self.plan(path, times, z), z, tape)

@@ -35,8 +35,8 @@ class Heun(Sampler):
         if self.space not in get_args(Space):
             raise ConfigError(f"space must be one of {', '.join(get_args(Space))}; got {self.space!r}")
 
-    def coefficients(self, levels: Levels) -> Sequence[np.ndarray | None]:
-        """Columns: predictor ``(x0, z)``, corrector ``(x0, x0', z)``."""
+    def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
+        """Columns: predictor ``(x0, z)``, corrector ``(x0, x0', z)``; the last step has no corrector."""
         a, s, a2, s2 = levels.steps
         last = s2 == 0
         native = (a == 0) | (self.space == "native")
@@ -46,19 +46,18 @@ class Heun(Sampler):
         d_sigma = np.where(native, s2 - s, s2 - a2 * s / safe_a)
         first = d_alpha / 2 + d_sigma / 2 * (a2 / safe_s2 - 2 * a / s)
         second = d_alpha / 2 - d_sigma / 2 * a2 / safe_s2
-        return a2 - s2 * a / s, s2 / s, np.where(last, a2, first), np.where(last, 0.0, second), s2 / s
+        return a2 - s2 * a / s, s2 / s, first, np.where(last, 0.0, second), s2 / s
 
     def __call__(
         self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
     ) -> Tensor:
         plan = self.plan(path, times, z)
         self.noises(plan, z, tape)
-        x0 = self.clipped(denoise(z, plan.times[0]).x0)
         for i, (p_x, p_z, c_x, c_x2, c_z) in enumerate(plan.rows):
-            if c_x2 is None:
-                return plus(x0 * c_x, z, c_z)
+            x0 = self.clipped(denoise(z, plan.times[i]).x0)
             guess = plus(x0 * p_x, z, p_z)
-            x0_next = self.clipped(denoise(guess, plan.times[i + 1]).x0)
-            z = plus(plus(z * c_z, x0, c_x), x0_next, c_x2)
-            x0 = self.clipped(denoise(z, plan.times[i + 1]).x0)
+            if c_x2 is None:  # into the clean level, where there is no second slope
+                return guess
+            ahead = self.clipped(denoise(guess, plan.times[i + 1]).x0)
+            z = plus(plus(z * c_z, x0, c_x), ahead, c_x2)
         return z

@@ -18,7 +18,7 @@ SAMPLERS.add("ancestral", "robopolicy.samplers.ancestral:Ancestral")
 
 
 def make_sampler(name: str, **options: Any) -> Sampler:
-    """Sampler by name, e.g. ``make_sampler("ddim", eta=0.0, clip=1.0)``; ``ConfigError`` for unknown names or options."""
+    """Sampler by name, e.g. ``make_sampler("ddim", eta=0.0)``; ``ConfigError`` for unknown names or options."""
     kind = SAMPLERS.get(name)
     try:
         sampler: Sampler = kind(**options)
