@@ -40,6 +40,7 @@ def _version(module: str, distribution: str | None = None) -> str:
 
 _PIP = "pip install 'robopolicy[{}]'"
 _LOCKED = "make setup (installs the list in which all packages work together)"
+_ROBOSUITE = "pip install 'robopolicy[robosuite]' && pip install --no-deps robosuite==1.5.2, or make setup"
 _VIDEO = """
 import av, io, numpy as np
 names = [c for c in ("libx264", "libsvtav1", "mpeg4") if c in av.codecs_available]
@@ -96,7 +97,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("sim", "MuJoCo", _version("mujoco"), _PIP.format("sim")),
     Probe("sim", "headless rendering", _RENDER, "apt-get install libegl1 libopengl0 libgl1-mesa-dri"),
     Probe("sim", "PushT", _PUSHT, _PIP.format("sim")),
-    Probe("robosuite", "robosuite Lift", _LIFT, _LOCKED),
+    Probe("robosuite", "robosuite Lift", _LIFT, _ROBOSUITE),
     Probe("robomimic", "robomimic", _version("robomimic"), _LOCKED),
     Probe("lerobot", "LeRobot", _version("lerobot"), _PIP.format("lerobot")),
     Probe("robot", "websocket client", _version("websockets"), _PIP.format("robot")),
