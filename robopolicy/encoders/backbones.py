@@ -118,7 +118,9 @@ def _load_file(trunk: nn.Module, path: Path, drop: tuple[str, ...]) -> None:
     own = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
     wrong = sorted(k for k, v in own.items() if k not in state or state[k].shape != v.shape)
     if wrong:
-        raise ConfigError(f"{path}: missing or misshapen {', '.join(wrong[:3])} ({len(wrong)} in all); another network?")
+        raise ConfigError(
+            f"{path}: missing or misshapen {', '.join(wrong[:3])} ({len(wrong)} in all); another network?"
+        )
     with torch.no_grad():
         for key, value in own.items():
             value.copy_(state[key])

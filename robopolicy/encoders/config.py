@@ -39,7 +39,9 @@ class ImageEncoderConfig:
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.norm == "group":
-            raise ConfigError("pretrained weights were trained with BatchNorm: set norm to frozen_batch, or weights null")
+            raise ConfigError(
+                "pretrained weights were trained with BatchNorm: set norm to frozen_batch, or weights null"
+            )
         if self.weights is not None and self.backbone == "tiny_cnn":
             raise ConfigError("tiny_cnn has no pretrained weights: set weights to null")
         if isinstance(self.crop, float) and not 0.0 < self.crop <= 1.0:

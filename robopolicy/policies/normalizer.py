@@ -8,15 +8,13 @@ value is, and leaves it as its constant, so a range of 1e-8 never becomes a fact
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from robopolicy.core.errors import ConfigError, did_you_mean
 from robopolicy.core.specs import FeatureStats
-
-NormMode = Literal["limits", "gaussian", "quantile", "identity"]
+from robopolicy.policies.normalization_config import NormMode
 
 # Below this physical range a channel counts as constant, unless the statistics say otherwise themselves.
 RANGE_FLOOR = 1e-4

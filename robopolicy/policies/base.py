@@ -1,0 +1,204 @@
+"""What every head shares: the border (checks, normalisation, chunks), randomness by key, and the training batch.
+
+Outside, numbers are physical; inside, normalised; ``act`` and ``loss`` are where they meet.  A head adds its
+networks, ``decode`` and ``supervised_loss``.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from robopolicy.core.chunk import ActionChunk
+from robopolicy.core.errors import ConfigError, InvalidAction, InvalidObservation
+from robopolicy.core.policy import GenerativePolicy, Obs
+from robopolicy.core.seeding import generator as keyed_generator
+from robopolicy.core.specs import ACTION, ACTION_IS_PAD, ActionSpace, ActionSpec, FeatureStats, ObservationSpec
+from robopolicy.encoders.features import Features
+from robopolicy.encoders.fusion import ObservationEncoder
+from robopolicy.policies.normalizer import Normalizer
+from robopolicy.policies.setup import select_features, select_stats
+from robopolicy.policies.validation import ObservationChecker
+
+Noise = Mapping[str, Tensor]
+CROP = "crop."
+
+
+class Policy(nn.Module, GenerativePolicy):
+    """Base of all trainable heads.  ``B`` observations, ``N`` rows, ``H`` horizon, ``D`` action channels.
+
+    Stateless between calls: each ``act`` gets its whole observation window, so batches may change size at will.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        config: Any,
+        observation_spec: ObservationSpec,
+        action_space: ActionSpace,
+        fps: float,
+        stats: Mapping[str, FeatureStats],
+        load_weights: bool = False,
+    ) -> None:
+        """``stats`` are physical, per key and for ``action``; ``load_weights`` reads pretrained encoders."""
+        super().__init__()
+        if not fps > 0:
+            raise ConfigError(f"fps must be > 0 frames per second, got {fps}")
+        self.config = config
+        self.fps = float(fps)
+        self.observation_spec = select_features(observation_spec, config.observation_keys)
+        self.action_spec = ActionSpec(
+            action_space, config.horizon, config.n_obs_steps, config.n_action_steps, dt=1.0 / fps
+        )
+        self.latent_shape = (self.action_spec.horizon, self.action_spec.dim)
+        modes, self.stats = select_stats(stats, self.observation_spec, action_space, config.normalization)
+        self.normalizer = Normalizer(self.stats, modes)
+        self.encoder = ObservationEncoder(self.observation_spec, config.encoder, load_weights)
+        self.checker = ObservationChecker(self.observation_spec, config.n_obs_steps)
+        low, high = action_space.low, action_space.high
+        self._low = np.array(low if low is not None else -np.inf, np.float32)
+        self._high = np.array(high if high is not None else np.inf, np.float32)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the policy's parameters live."""
+        return self.normalizer[ACTION].shift.device
+
+    @property
+    def tape_len(self) -> int:
+        """Noise draws ``(H, D)`` a row that ``decode`` consumes besides the latent (0 = deterministic decoder)."""
+        return 0
+
+    # ----------------------------------------------------------------------------------------------- observing
+
+    def encode(self, obs: Obs) -> Features:
+        """Encode physical observations ``(B, n_obs_steps, ...)`` once, crops centred.
+
+        Raises ``InvalidObservation`` naming the key for anything that does not fit ``observation_spec``.
+        """
+        return self._encode(self.checker.check(obs))
+
+    def _encode(self, checked: Mapping[str, Tensor], crops: Mapping[str, Tensor] | None = None) -> Features:
+        device = self.device
+        inputs = {}
+        for key, value in checked.items():
+            moved = value.to(device, non_blocking=True)
+            inputs[key] = self.normalizer.to_model(key, moved) if key in self.normalizer else moved
+        features: Features = self.encoder(inputs, crops)
+        return features
+
+    # ------------------------------------------------------------------------------------------------- acting
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Mapping[str, Any],
+        noise_keys: Sequence[Sequence[int]] | None = None,
+        observed_at: float | np.ndarray = 0.0,
+    ) -> ActionChunk:
+        """Chunk of physical actions for physical observations ``(B, n_obs_steps, ...)``, arrays or tensors.
+
+        ``noise_keys[b]`` (non-negative integers, e.g. episode and step) fixes row b's noise whatever else is in
+        the batch; without keys the noise follows torch's global seed.  ``observed_at`` is the time of the newest
+        observation, seconds.  Always in evaluation mode; actions are clipped to the action space's bounds.
+        """
+        checked = self.checker.check(obs)
+        rows = len(next(iter(checked.values())))
+        latent, tape = self._keyed_noise(rows, noise_keys)
+        training = self.training
+        if training:
+            self.eval()
+        try:
+            chunks = self.decode(self._encode(checked), latent, tape=tape)
+        finally:
+            if training:
+                self.train()
+        actions = self.normalizer.to_phys(ACTION, chunks.float()).cpu().numpy()
+        return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at)
+
+    def _keyed_noise(self, rows: int, keys: Sequence[Sequence[int]] | None) -> tuple[Tensor, Tensor | None]:
+        if keys is None:
+            call = int(torch.randint(2**62, ()))
+            keys = [(call, row) for row in range(rows)]
+        elif len(keys) != rows:
+            raise InvalidObservation(f"noise_keys: {len(keys)} keys for {rows} observations")
+        elif any(int(k) < 0 for key in keys for k in key):
+            raise InvalidObservation("noise_keys must be non-negative integers")
+        shape = (1 + self.tape_len, *self.latent_shape)
+        drawn = np.stack([keyed_generator("policy", *key).standard_normal(shape, np.float32) for key in keys])
+        noise = torch.from_numpy(drawn).to(self.device)
+        return noise[:, 0], noise[:, 1:] if self.tape_len else None
+
+    def draw_latents(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """``(latent (n, H, D), tape (n, L, H, D) or None)``, unit normal, for ``decode``."""
+        device = generator.device if generator is not None else self.device
+        shape = (n, 1 + self.tape_len, *self.latent_shape)
+        noise = torch.randn(shape, generator=generator, device=device).to(self.device)
+        return noise[:, 0], noise[:, 1:] if self.tape_len else None
+
+    @torch.no_grad()
+    def sample(self, ctx: Features, num_samples: int, generator: torch.Generator | None = None) -> Tensor:
+        """``(B, num_samples, H, D)`` chunks in model space: ``decode`` of ``draw_latents(B * num_samples)``."""
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
+        latent, tape = self.draw_latents(ctx.batch_size * num_samples, generator)
+        chunks = self.decode(ctx.repeat_interleave(num_samples), latent, tape=tape)
+        return chunks.unflatten(0, (ctx.batch_size, num_samples))
+
+    def reset(self) -> None:
+        """Nothing to forget; here because executors call it between episodes."""
+
+    # ----------------------------------------------------------------------------------------------- training
+
+    def draw_training_noise(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Everything random in one loss of ``n`` samples, each entry ``(n, ...)``.
+
+        Several processes draw for the whole global batch from equal generators and slice their own rows.
+        Dropout is the exception: it follows torch's global seed.
+        """
+        device = generator.device if generator is not None else torch.device("cpu")
+        noise = self._draw_head_noise(n, generator, device)
+        for camera in self.encoder.cameras:
+            shape = (n, self.action_spec.n_obs_steps, 2)
+            noise[CROP + camera.key] = torch.rand(shape, generator=generator, device=device)
+        return noise
+
+    @abstractmethod
+    def _draw_head_noise(self, n: int, generator: torch.Generator | None, device: torch.device) -> dict[str, Tensor]:
+        """The head's own share of ``draw_training_noise``."""
+
+    def _crops(self, noise: Noise) -> dict[str, Tensor] | None:
+        """Crop places while training; ``None`` (centred) in evaluation mode."""
+        if not self.training or not self.encoder.cameras:
+            return None
+        return {c.key: noise[CROP + c.key].to(self.device, non_blocking=True) for c in self.encoder.cameras}
+
+    def loss(self, batch: Mapping[str, Any], noise: Noise | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per-sample loss ``(B,)`` of a physical batch with LeRobot keys, and scalars worth logging.
+
+        ``action`` ``(B, H, D)`` physical; ``action_is_pad`` ``(B, H)`` bool is used when ``mask_padding``.
+        """
+        obs = {key: batch[key] for key in self.observation_spec.keys if key in batch}
+        action = torch.as_tensor(batch[ACTION]).to(self.device, torch.float32, non_blocking=True)
+        if action.ndim != 3 or tuple(action.shape[1:]) != self.latent_shape:
+            want = ", ".join(map(str, self.latent_shape))
+            raise InvalidAction(f"action: expected a batch of shape (B, {want}), got {tuple(action.shape)}")
+        mask = None
+        if self.config.mask_padding:
+            if ACTION_IS_PAD not in batch:
+                raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {self.latent_shape[0]}) in the batch")
+            mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(self.device, torch.bool)
+        target = self.normalizer.to_model(ACTION, action)
+        per_sample = self.supervised_loss(obs, target, mask=mask, noise=noise)
+        return per_sample, {"loss": per_sample.detach().mean()}
+
+    def optim_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimiser groups with ``name``, ``params``, ``lr`` and ``weight_decay``; frozen parameters are left out."""
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [{"name": "all", "params": params, "lr": lr, "weight_decay": weight_decay}]

@@ -1,0 +1,163 @@
+"""Heads that denoise along a Gaussian path: one network, one path, one sampler.
+
+Source: Ho et al. 2020 (training), with everything behind the network in canonical coordinates, so that epsilon, x0
+and v heads, on any path, share this file.  A head says which network, path and times to use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.core.policy import Cap, Obs, Prediction
+from robopolicy.core.specs import ChannelKind
+from robopolicy.encoders.features import Features
+from robopolicy.paths.base import GaussianPath
+from robopolicy.paths.convert import Kind, canonical
+from robopolicy.paths.convert import target as network_target
+from robopolicy.policies.base import Noise, Policy
+from robopolicy.policies.losses import masked_mean
+from robopolicy.policies.optim import encoder_groups
+from robopolicy.samplers.base import Sampler
+from robopolicy.samplers.registry import make_sampler
+
+# Diffusion Policy's transformer variant decays its vision encoder less than its blocks (section 5 of the spec).
+TRANSFORMER_ENCODER_DECAY = 1e-6
+
+
+class DenoisingPolicy(Policy):
+    """``predict``, ``decode`` and ``supervised_loss`` from ``net``, ``path`` and ``kind``, which the head sets."""
+
+    net: Any
+    path: GaussianPath
+    kind: Kind
+    sampler: Sampler
+    channels: Tensor | None
+
+    def _finish(self, net: torch.nn.Module, path: GaussianPath, kind: Kind) -> None:
+        """Called by the head's constructor once its parts exist."""
+        self.net, self.path, self.kind = net, path, kind
+        kinds = self.action_spec.space.channel_kinds
+        counted = torch.tensor([k is not ChannelKind.PADDING for k in kinds])
+        self.register_buffer("channels", None if counted.all() else counted.float(), persistent=False)
+        self._use_sampler(self.config)
+
+    def _use_sampler(self, config: Any) -> None:
+        self.sampler = make_sampler(config.sampler, clip=config.clip_range, **config.sampler_options)
+        self._times = self.path.grid(config.num_inference_steps, config.spacing)
+        self._step_of = {t: i for i, t in enumerate(self._times.tolist())}
+        caps = {Cap.SAMPLE, Cap.SCORE, Cap.MEAN_DENOISER, Cap.TRAIN, Cap.GRAD_DECODE}
+        self.caps = frozenset(caps if self.sampler.stochastic else caps | {Cap.DECODE})
+        self.config = config
+
+    def set_sampler(self, **changes: Any) -> None:
+        """Change how chunks are decoded, e.g. ``set_sampler(sampler="dpmpp_2m", num_inference_steps=5)``.
+
+        Takes the sampler's options of the configuration; raises ``ConfigError`` for values that do not fit.
+        """
+        allowed = {"sampler", "sampler_options", "num_inference_steps", "spacing", "clip"}
+        if unknown := sorted(set(changes) - allowed):
+            raise ConfigError(f"set_sampler: unknown option {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
+        if "sampler" in changes and "sampler_options" not in changes:
+            changes["sampler_options"] = {}
+        self._use_sampler(dataclasses.replace(self.config, **changes))
+
+    @property
+    def tape_len(self) -> int:
+        return self.sampler.tape_len(len(self._times))
+
+    # ---------------------------------------------------------------------------------------------- inference
+
+    def condition(self, ctx: Features) -> Tensor:
+        """The part of the features the network reads."""
+        cond = ctx.tokens if self.net.cond_kind == "tokens" else ctx.vector
+        assert cond is not None
+        return cond
+
+    def predict(self, ctx: Features, z: Tensor, t: Tensor) -> Prediction:
+        """One denoiser query at native state ``z`` ``(N, H, D)`` and time ``t`` (``()`` or ``(N,)``); unclipped."""
+        return self._canonical(self.net(self._visible(z), t, self.condition(ctx)), z, t)
+
+    def decode(self, ctx: Features, latent: Tensor, *, tape: Tensor | None = None) -> Tensor:
+        """Map ``latent`` ``(N, H, D)`` (and the ``tape`` of a stochastic sampler) to chunks in model space.
+
+        In evaluation mode without gradients the network's tabulated form is used (equal within 1e-5).
+        """
+        z = latent * self.path.prior_std
+        return self.sampler(self._denoiser(ctx), self.path, self._times, z, tape=tape)
+
+    def _denoiser(self, ctx: Features) -> Callable[[Tensor, Tensor], Prediction]:
+        if self.training or torch.is_grad_enabled() or not hasattr(self.net, "forward_cached"):
+            return lambda z, t: self.predict(ctx, z, t)
+        net, step_of = self.net, self._step_of
+        cache = net.prepare(self.condition(ctx), self._times)
+
+        def denoise(z: Tensor, t: Tensor) -> Prediction:
+            step = step_of.get(t.item())
+            if step is None:  # a solver that looks between grid points
+                return self.predict(ctx, z, t)
+            return self._canonical(net.forward_cached(self._visible(z), step, cache), z, t)
+
+        return denoise
+
+    def _visible(self, z: Tensor) -> Tensor:
+        """The state as the network sees it: padding channels are 0."""
+        return z if self.channels is None else z * self.channels
+
+    def _canonical(self, out: Tensor, z: Tensor, t: Tensor) -> Prediction:
+        prediction = canonical(self.kind, out.to(z.dtype), z, self.path, t)
+        if self.channels is None:
+            return prediction
+        # Padding channels are 0 in model space by definition; what the network says about them never counts.
+        x0 = prediction.x0 * self.channels
+        zero = canonical(Kind.X0, torch.zeros_like(z), z, self.path, t)
+        return Prediction(x0, torch.where(self.channels > 0, prediction.eps, zero.eps), prediction.kappa)
+
+    # ----------------------------------------------------------------------------------------------- training
+
+    def optim_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """The network's own groups (what decays is its business), then state, image heads and image trunks."""
+        groups = [{"name": f"net.{i}", "lr": lr, **g} for i, g in enumerate(self.net.optim_groups(weight_decay))]
+        own = self.config.encoder_weight_decay
+        if own is None:
+            own = weight_decay if self.net.cond_kind == "vector" else TRANSFORMER_ENCODER_DECAY
+        return groups + encoder_groups(self.encoder, lr, own)
+
+    @abstractmethod
+    def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        """Training times ``(n,)`` in the path's native unit."""
+
+    def _draw_head_noise(self, n: int, generator: torch.Generator | None, device: torch.device) -> dict[str, Tensor]:
+        eps = torch.randn((n, *self.latent_shape), generator=generator, device=device)
+        return {"t": self._draw_times(n, generator, device), "eps": eps}
+
+    def supervised_loss(
+        self,
+        obs: Obs,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Squared error of the network ``(B,)`` for physical ``obs`` and model-space ``target`` ``(B, H, D)``.
+
+        ``weight`` ``(B,)``; ``mask`` ``(B, H)`` is 1 where counted; ``noise`` comes from ``draw_training_noise``.
+        Mean over the counted steps and channels; padding channels never count.
+        """
+        if noise is None:
+            noise = self.draw_training_noise(len(target))
+        t = noise["t"].to(target.device, non_blocking=True)
+        eps = noise["eps"].to(target, non_blocking=True)
+        features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
+        z = self.path.add_noise(target, eps, t)
+        out = self.net(self._visible(z), t, self.condition(features))
+        error = (out.float() - network_target(self.kind, target, eps, self.path, t)).square()
+        per_sample = masked_mean(error, mask, self.channels)
+        return per_sample if weight is None else per_sample * weight

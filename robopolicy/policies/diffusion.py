@@ -1,0 +1,63 @@
+"""Diffusion Policy (arXiv 2303.04137): a denoising diffusion model over chunks of actions.
+
+What differs: DDIM on trailing steps by default, constant channels pinned, crops and noise passed in, both backbones
+and all three predictions behind one class.  When to use: multimodal demonstrations, smooth position control; the
+U-Net is the easier backbone, the transformer follows fast changes better.
+
+    observations   k-1   k
+    prediction     k-1   k   k+1  ...  k+14      horizon = 16, n_obs_steps = 2
+    executed             k   k+1  ...  k+7       n_action_steps = 8
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from robopolicy.core.specs import ACTION, ActionSpace, FeatureStats, ObservationSpec
+from robopolicy.nets.dp_transformer import DPTransformer
+from robopolicy.nets.unet1d import ConditionalUnet1d
+from robopolicy.paths.convert import Kind
+from robopolicy.paths.vp import VPDiscrete
+from robopolicy.policies.denoising import DenoisingPolicy
+from robopolicy.policies.diffusion_config import DiffusionConfig
+from robopolicy.policies.setup import check_identity
+
+__all__ = ["DiffusionConfig", "DiffusionPolicy"]
+
+
+class DiffusionPolicy(DenoisingPolicy):
+    """See the module; options in ``DiffusionConfig``."""
+
+    name: ClassVar[str] = "diffusion"
+    config: DiffusionConfig
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        observation_spec: ObservationSpec,
+        action_space: ActionSpace,
+        fps: float,
+        stats: Mapping[str, FeatureStats],
+        load_weights: bool = False,
+    ) -> None:
+        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
+        if config.normalization.action == "identity":
+            check_identity(self.stats[ACTION], config.clip_range)
+        path = VPDiscrete.make(config.schedule, config.num_train_steps, config.beta_start, config.beta_end)
+        net = _backbone(config, action_space.dim, self.encoder.step_dim)
+        self._finish(net, path, Kind(config.prediction))
+
+    def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+        return torch.randint(self.config.num_train_steps, (n,), generator=generator, device=device)
+
+
+def _backbone(config: DiffusionConfig, action_dim: int, step_dim: int) -> nn.Module:
+    if config.backbone == "unet":
+        return ConditionalUnet1d(action_dim, config.n_obs_steps * step_dim, **dataclasses.asdict(config.unet))
+    options = dataclasses.asdict(config.transformer)
+    return DPTransformer(action_dim, step_dim, config.horizon, config.n_obs_steps, **options)
