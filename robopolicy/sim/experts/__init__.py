@@ -1,0 +1,26 @@
+"""Scripted experts by environment class: ``make_expert(env, seed, noise)``."""
+
+from __future__ import annotations
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.core.registry import Registry
+from robopolicy.sim.experts.base import Expert
+from robopolicy.sim.protocol import Env
+
+EXPERTS = Registry("scripted expert")
+EXPERTS.add("PandaLift", "robopolicy.sim.experts.lift:LiftExpert")
+EXPERTS.add("PandaPush", "robopolicy.sim.experts.push:PushExpert")
+EXPERTS.add("PandaStack", "robopolicy.sim.experts.stack:StackExpert")
+EXPERTS.add("PushT", "robopolicy.sim.experts.pusht:PushTExpert")
+
+
+def make_expert(env: Env, seed: int, noise: float = 0.0) -> Expert:
+    """The expert of a freshly reset environment; ``noise`` 0 executes what it labels, 1 is strong.
+
+    Raises ``ConfigError`` for an environment without an expert.
+    """
+    name = type(env).__name__
+    if name not in EXPERTS:
+        raise ConfigError(f"there is no scripted expert for {name}; there are experts for: {', '.join(EXPERTS)}")
+    expert: Expert = EXPERTS.get(name)(env, seed, noise)
+    return expert

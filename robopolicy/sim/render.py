@@ -1,0 +1,108 @@
+"""Colour and depth pictures of a MuJoCo model, and the calibration of its cameras.
+
+Differs from ``mujoco.Renderer``: one GL context, made on first use, serves every camera, picture size and depth;
+observations are drawn without shadows and reflections (on a software rasteriser those are most of the cost).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from robopolicy.core.errors import ConfigError, did_you_mean
+from robopolicy.core.specs import CameraModel
+from robopolicy.sim.gl import make_context
+
+_FLIP = np.diag((1.0, -1.0, -1.0))  # MuJoCo cameras look along -z with y up; OpenCV's along +z with y down
+
+
+class Cameras:
+    """Draws ``model`` in the state of ``data`` from its named cameras."""
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        self._model, self._data = model, data
+        self._gl: Any = None
+        self.names = tuple(model.camera(i).name for i in range(model.ncam))
+
+    def _open(self) -> None:
+        width, height = self._model.vis.global_.offwidth, self._model.vis.global_.offheight
+        self._gl = make_context(width, height)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=400)
+        self._options = mujoco.MjvOption()
+        self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._mjr)
+        self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+
+    def _draw(self, camera: str, size: tuple[int, int], shadows: bool) -> mujoco.MjrRect:
+        height, width = size
+        limit = self._model.vis.global_
+        if height > limit.offheight or width > limit.offwidth:
+            raise ConfigError(f"image size {size} is above the largest {limit.offheight} x {limit.offwidth}")
+        if self._gl is None:
+            self._open()
+        self._gl.make_current()
+        view = mujoco.MjvCamera()
+        view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self.index(camera)
+        mujoco.mjv_updateScene(
+            self._model, self._data, self._options, None, view, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
+        )
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        rect = mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_render(rect, self._scene, self._mjr)
+        return rect
+
+    def index(self, camera: str) -> int:
+        """Number of a named camera; raises ``ConfigError`` with the nearest name."""
+        if camera not in self.names:
+            raise ConfigError(f"no camera '{camera}' in this scene" + did_you_mean(camera, self.names))
+        return self.names.index(camera)
+
+    def colour(self, camera: str, size: tuple[int, int], shadows: bool = False) -> np.ndarray:
+        """Picture ``(height, width, 3)`` uint8, first row on top."""
+        rect = self._draw(camera, size, shadows)
+        out = np.empty((*size, 3), np.uint8)
+        mujoco.mjr_readPixels(out, None, rect, self._mjr)
+        return out[::-1]
+
+    def depth(self, camera: str, size: tuple[int, int]) -> np.ndarray:
+        """Distance along the optical axis ``(height, width)`` float32 in metres, first row on top."""
+        rect = self._draw(camera, size, shadows=False)
+        raw = np.empty(size, np.float32)
+        mujoco.mjr_readPixels(None, raw, rect, self._mjr)
+        near = self._model.vis.map.znear * self._model.stat.extent
+        far = self._model.vis.map.zfar * self._model.stat.extent
+        # Reversed z buffer: 1 at the near plane, 0 at the far plane, linear in 1 / distance.
+        inverse = 1.0 / far + raw[::-1].astype(np.float64) * (1.0 / near - 1.0 / far)
+        return (1.0 / inverse).astype(np.float32)
+
+    def calibration(self, camera: str, size: tuple[int, int]) -> CameraModel:
+        """Pinhole model of a camera at this picture size, in the present state (the wrist camera moves)."""
+        index, (height, width) = self.index(camera), size
+        focal = height / 2 / np.tan(np.deg2rad(self._model.cam_fovy[index]) / 2)
+        intrinsics = np.array(((focal, 0, width / 2), (0, focal, height / 2), (0, 0, 1)), np.float64)
+        extrinsics = np.eye(4)
+        extrinsics[:3, :3] = self._data.cam_xmat[index].reshape(3, 3) @ _FLIP
+        extrinsics[:3, 3] = self._data.cam_xpos[index]
+        return CameraModel(tuple(intrinsics.ravel().tolist()), tuple(extrinsics.ravel().tolist()))
+
+    def close(self) -> None:
+        """Free the GL context."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._mjr.free()
+            self._gl.free()
+            self._gl = None
+
+
+def unproject(depth: np.ndarray, camera: CameraModel) -> np.ndarray:
+    """World points ``(height, width, 3)`` in metres of a depth picture ``(height, width)``; pixel centres at +0.5."""
+    k = np.array(camera.intrinsics).reshape(3, 3)
+    pose = np.array(camera.extrinsics).reshape(4, 4)
+    height, width = depth.shape
+    u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    rays = np.stack(((u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)), axis=-1)
+    points: np.ndarray = (rays * depth[..., None]) @ pose[:3, :3].T + pose[:3, 3]
+    return points
