@@ -6,6 +6,9 @@ observations are drawn without shadows and reflections (on a software rasteriser
 
 from __future__ import annotations
 
+import atexit
+import weakref
+from functools import partial
 from typing import Any
 
 import mujoco
@@ -24,11 +27,15 @@ class Cameras:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._model, self._data = model, data
         self._gl: Any = None
+        self._exit: Any = None
         self.names = tuple(model.camera(i).name for i in range(model.ncam))
 
     def _open(self) -> None:
         width, height = self._model.vis.global_.offwidth, self._model.vis.global_.offheight
         self._gl = make_context(width, height)
+        # Registered after the GL library's own exit hook, so it runs before that one takes the display away.
+        self._exit = partial(_close, weakref.ref(self))
+        atexit.register(self._exit)
         self._scene = mujoco.MjvScene(self._model, maxgeom=400)
         self._options = mujoco.MjvOption()
         self._mjr = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -95,6 +102,16 @@ class Cameras:
             self._mjr.free()
             self._gl.free()
             self._gl = None
+            atexit.unregister(self._exit)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _close(cameras: weakref.ref[Cameras]) -> None:
+    alive = cameras()
+    if alive is not None:
+        alive.close()
 
 
 def unproject(depth: np.ndarray, camera: CameraModel) -> np.ndarray:
