@@ -19,7 +19,7 @@ from robopolicy.datasets import reader_columns, reader_episodes, reader_specs, r
 from robopolicy.datasets.reader_columns import DataFile
 from robopolicy.datasets.reader_hub import resolve_root
 from robopolicy.datasets.reader_images import TableImages
-from robopolicy.datasets.reader_info import DEFAULT_COLUMNS, Info, read_info
+from robopolicy.datasets.reader_info import Info, read_info
 from robopolicy.datasets.reader_types import ON_DEFECT, Defect, Episode, Feature, Layout
 from robopolicy.datasets.video import VideoStore, resize_rgb
 
@@ -157,6 +157,16 @@ class Reader:
         tasks = self.episodes[int(np.searchsorted(self._starts, row, side="right")) - 1].tasks
         return tasks[0] if len(tasks) == 1 else ""
 
+    def numbers(self, key: str) -> np.ndarray:
+        """Column ``frame_index``, ``episode_index`` or ``index`` ``(N,)``, worked out when the files lack it."""
+        if key in self.columns:
+            return self.columns[key]
+        if key == "frame_index":
+            return np.concatenate([np.arange(e.length) for e in self.episodes])
+        if key == "episode_index":
+            return np.repeat([e.index for e in self.episodes], [e.length for e in self.episodes])
+        return self._physical.copy()
+
     # -- frames ----------------------------------------------------------------------------------------------------
 
     def frames(self, camera: str, rows: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -185,6 +195,22 @@ class Reader:
                 )
             out[i] = resize_rgb(image, size).transpose(2, 0, 1)
         return out if len(unique) == len(rows) and np.all(inverse == np.arange(len(rows))) else out[inverse]
+
+    def frame_sources(self, camera: str, episode: Episode) -> list[tuple[Path, float, int]]:
+        """Where an episode's frames of ``camera`` come from: (file, start in it, first frame number).
+
+        The start is seconds for a video and a row for pictures in tables (then usually one file, several if the episode
+        goes on in the next).
+        """
+        if self.features[camera].storage == "video":
+            span = episode.videos[camera]
+            return [(span.path, span.start, int(self._frame_index[episode.start]))]
+        first, last = int(self._physical[episode.start]), int(self._physical[episode.stop - 1])
+        return [
+            (f.path, float(max(first, f.first) - f.first), 0)
+            for f in self._files
+            if f.first <= last and f.first + f.rows > first
+        ]
 
     def _rgb(self, feature: Feature, rows: np.ndarray, videos: VideoStore) -> Iterator[np.ndarray]:
         if feature.storage == "image":
@@ -215,10 +241,10 @@ class Reader:
             if found := reader_episodes.check_entry(entry, runs, cameras):
                 bad[entry.index] = found
         self._choose(layout, runs, bad, on_defect)
-        self._frame_index = self._numbers("frame_index")
+        self._frame_index = self.numbers("frame_index")
         if wrong := reader_episodes.check_frame_order(self.episodes, self._frame_index):
             self._choose(layout, runs, bad | wrong, on_defect)
-            self._frame_index = self._numbers("frame_index")
+            self._frame_index = self.numbers("frame_index")
 
     def _choose(self, layout: Layout, runs: reader_episodes.Runs, bad: dict[int, list[Defect]], on_defect: str) -> None:
         if bad and on_defect == "raise":
@@ -251,12 +277,6 @@ class Reader:
         if extra:
             self.defects.append(Defect("column-undeclared", f"data columns not in info.json: {', '.join(extra)}"))
         return features
-
-    def _numbers(self, key: str) -> np.ndarray:
-        if key in self.columns:
-            return self.columns[key]
-        assert key in DEFAULT_COLUMNS
-        return np.concatenate([np.arange(e.length) for e in self.episodes])
 
 
 def _check_ids(episodes: Sequence[int]) -> set[int]:
