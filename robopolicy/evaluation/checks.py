@@ -1,0 +1,61 @@
+"""Does this policy fit this environment?  Asked before the first step, answered in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from robopolicy.core.errors import InvalidObservation, PolicyInterfaceError, did_you_mean
+from robopolicy.core.specs import FeatureKind
+from robopolicy.sim.pool import Description
+
+NEEDED = ("act", "reset", "action_spec", "observation_spec")
+
+
+def check_fits(policy: Any, description: Description, env_name: str) -> None:
+    """Check contract, observation keys and shapes, and actions.
+
+    Raises:
+        PolicyInterfaceError: the object is no policy.
+        InvalidObservation: keys or shapes differ.
+        ActionSpaceMismatch: actions mean something else, or come at another rate.
+    """
+    missing = [name for name in NEEDED if not hasattr(policy, name)]
+    if missing:
+        raise PolicyInterfaceError(f"{type(policy).__name__} is no policy: it has no {', '.join(missing)}")
+    offered = description.observation_spec
+    for feature in policy.observation_spec.features:
+        if feature.kind is FeatureKind.LANGUAGE:
+            continue
+        if feature.key not in offered:
+            hint = did_you_mean(feature.key, offered.keys)
+            raise InvalidObservation(
+                f"the policy reads '{feature.key}', which environment '{env_name}' does not give{hint}; "
+                "choose the environment's cameras and observation type with env.kwargs"
+            )
+        theirs = offered[feature.key]
+        if tuple(feature.shape) != tuple(theirs.shape):
+            mend = (
+                "set image_size in env.kwargs"
+                if feature.kind is FeatureKind.IMAGE
+                else "use the task it was trained on"
+            )
+            raise InvalidObservation(
+                f"'{feature.key}': the policy expects {tuple(feature.shape)}, environment '{env_name}' gives "
+                f"{tuple(theirs.shape)}; {mend}"
+            )
+        if feature.names and theirs.names and feature.names != theirs.names:
+            raise InvalidObservation(
+                f"'{feature.key}': the policy expects the channels {', '.join(feature.names)}, environment "
+                f"'{env_name}' gives {', '.join(theirs.names)}"
+            )
+    policy.action_spec.check_matches(description.action_space, description.fps, f"environment '{env_name}'")
+
+
+def observed_keys(policy: Any) -> tuple[str, ...]:
+    """Keys that the environment must observe for this policy (language is not observed, it is given)."""
+    return tuple(f.key for f in policy.observation_spec.features if f.kind is not FeatureKind.LANGUAGE)
+
+
+def language_keys(policy: Any) -> tuple[str, ...]:
+    """Keys that carry the task's text."""
+    return tuple(f.key for f in policy.observation_spec.of_kind(FeatureKind.LANGUAGE))

@@ -1,0 +1,178 @@
+"""Intervals and paired comparison for evaluation results.
+
+Sources: Wilson (1927) score interval for a rate; Student's t for a mean; McNemar's exact test for paired successes;
+Bonett and Price (2012) adjusted Wald interval for the difference of paired proportions (it does not collapse to a
+point when no pair disagrees, as Wald's and the bootstrap do); percentile bootstrap for paired rewards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from robopolicy.core.errors import ConfigError
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate that cannot be shown without its n and interval."""
+
+    successes: int
+    n: int
+    low: float
+    high: float
+    confidence: float = 0.95
+
+    @property
+    def rate(self) -> float:
+        """Point estimate; NaN for n = 0."""
+        return self.successes / self.n if self.n else math.nan
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "no scored episode"
+        return f"{self.rate:.3f} [{self.low:.3f}, {self.high:.3f}] ({self.successes}/{self.n})"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its interval; ``low`` and ``high`` are NaN below two values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    confidence: float = 0.95
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "no scored episode"
+        if self.n == 1:
+            return f"{self.mean:.3f} (n=1, no interval)"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] (n={self.n})"
+
+
+def _quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence must lie between 0 and 1, got {confidence}")
+    return float(special.ndtri(0.5 + confidence / 2))
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Rate:
+    """Wilson score interval of ``successes`` out of ``n``; (0, 1) for n = 0."""
+    if not 0 <= successes <= n:
+        raise ConfigError(f"expected 0 <= successes <= n, got {successes} of {n}")
+    z = _quantile(confidence)
+    if n == 0:
+        return Rate(0, 0, 0.0, 1.0, confidence)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if successes == 0 else max(centre - half, 0.0)
+    high = 1.0 if successes == n else min(centre + half, 1.0)
+    return Rate(successes, n, low, high, confidence)
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Mean:
+    """Student's t interval of the mean of ``values``."""
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    if n < 2:
+        return Mean(float(x[0]) if n else math.nan, math.nan, math.nan, n, confidence)
+    _quantile(confidence)
+    half = float(special.stdtrit(n - 1, 0.5 + confidence / 2)) * float(x.std(ddof=1)) / math.sqrt(n)
+    mean = float(x.mean())
+    return Mean(mean, mean - half, mean + half, n, confidence)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """B against A on the same episodes.
+
+    ``difference`` = rate of B minus rate of A in ``[low, high]``; ``only_a``/``only_b`` episodes that one alone solved;
+    ``p_value`` McNemar's exact two-sided.  ``reward`` is the mean difference of maximum rewards with a paired bootstrap
+    interval.  ``needed`` is how many episodes would separate a difference of the observed size (None when it is 0).
+    """
+
+    n: int
+    a: Rate
+    b: Rate
+    only_a: int
+    only_b: int
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    reward: Mean
+    confidence: float
+    needed: int | None
+
+    @property
+    def separated(self) -> bool:
+        """Whether these episodes tell A and B apart: both the test and the interval say so."""
+        return self.p_value < 1 - self.confidence and not self.low <= 0 <= self.high
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact p-value: discordant pairs are fair coin flips when A and B are equally good."""
+    n = only_a + only_b
+    if n == 0:
+        return 1.0
+    return float(min(1.0, 2 * special.bdtr(min(only_a, only_b), n, 0.5)))
+
+
+def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Mean:
+    """Percentile bootstrap interval of a mean (fixed seed, so a record always prints the same numbers)."""
+    x = np.asarray(values, np.float64)
+    if len(x) < 2:
+        return Mean(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x), confidence)
+    rng = np.random.default_rng(seed)
+    means = np.array([x[rng.integers(0, len(x), len(x))].mean() for _ in range(RESAMPLES)])
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Mean(float(x.mean()), float(low), float(high), len(x), confidence)
+
+
+def paired_comparison(
+    success_a: Sequence[bool],
+    success_b: Sequence[bool],
+    reward_a: Sequence[float] | None = None,
+    reward_b: Sequence[float] | None = None,
+    confidence: float = 0.95,
+) -> PairedComparison:
+    """Compare B with A episode by episode (same order, same seeds).
+
+    Raises:
+        ConfigError: the lists differ in length or are empty.
+    """
+    a, b = np.asarray(success_a, bool), np.asarray(success_b, bool)
+    if len(a) != len(b) or not len(a):
+        raise ConfigError(f"paired comparison needs the same episodes on both sides, got {len(a)} and {len(b)}")
+    n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
+    z = _quantile(confidence)
+    pa, pb = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = z * math.sqrt((pa + pb - (pb - pa) ** 2) / (n + 2))
+    difference = (only_b - only_a) / n
+    spread = (only_a + only_b) / n - difference**2
+    rewards = np.asarray(reward_b if reward_b is not None else b, float) - np.asarray(
+        reward_a if reward_a is not None else a, float
+    )
+    return PairedComparison(
+        n=n,
+        a=wilson(int(a.sum()), n, confidence),
+        b=wilson(int(b.sum()), n, confidence),
+        only_a=only_a,
+        only_b=only_b,
+        difference=difference,
+        low=max(pb - pa - half, -1.0),
+        high=min(pb - pa + half, 1.0),
+        p_value=mcnemar_exact(only_a, only_b),
+        reward=bootstrap_mean(rewards.tolist(), confidence),
+        confidence=confidence,
+        needed=math.ceil(z * z * max(spread, 1 / n) / difference**2) if difference else None,
+    )

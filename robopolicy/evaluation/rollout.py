@@ -1,0 +1,176 @@
+"""Closed-loop evaluation of a policy over a queue of seeded episodes.
+
+Episode i starts from ``episode_seed(base_seed, i)`` and the noise of its chunk c is keyed by (base_seed, i, c), so
+neither the number of workers nor the company in a batch changes what happens in it.  Only ``slots`` decides batch
+sizes, and with them the last bits of a network's arithmetic; the record keeps it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.core.specs import to_dict
+from robopolicy.evaluation.checks import check_fits, language_keys, observed_keys
+from robopolicy.evaluation.progress import Progress
+from robopolicy.evaluation.provenance import git_commit, machine, package_versions, policy_hash
+from robopolicy.evaluation.record import EvaluationRecord, Timing
+from robopolicy.evaluation.video import Videos
+from robopolicy.sim.pool import Batch, Episode, EpisodePool, EpisodeResult, Watch, episode_list
+from robopolicy.sim.registry import EnvConfig, env_config
+
+FILM_SIDE = 320  # pixels; also wide enough for the caption
+
+
+class BatchedPolicy:
+    """A policy as the pool's planner: adds noise keys and the task's text, and times the calls."""
+
+    def __init__(self, policy: Any, base_seed: int, task: str) -> None:
+        self._policy, self._base_seed, self._task = policy, base_seed, task
+        self._language = language_keys(policy)
+        self.seconds: list[float] = []
+        self.rows: list[int] = []
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        """Actions ``(B, n_action_steps, D)`` for the rows that wait."""
+        start = time.perf_counter()
+        obs: dict[str, Any] = dict(batch.observation)
+        steps = self._policy.action_spec.n_obs_steps
+        for key in self._language:
+            obs[key] = [[self._task] * steps for _ in range(len(batch))]
+        keys = [(self._base_seed, e.index, c) for e, c in zip(batch.episodes, batch.chunks, strict=True)]
+        actions: np.ndarray = self._policy.act(obs, noise_keys=keys).executable
+        self.seconds.append(time.perf_counter() - start)
+        self.rows.append(len(batch))
+        return actions
+
+
+def evaluate(
+    policy: Any,
+    env: EnvConfig | str | Mapping[str, Any],
+    episodes: int = 100,
+    base_seed: int = 100_000,
+    workers: int = 2,
+    slots: int = 16,
+    videos: int = 0,
+    out: str | Path | None = None,
+    progress: bool = True,
+    lazy: bool = True,
+    step: int | None = None,
+    policy_path: str | None = None,
+    timeout_s: float = 120.0,
+    on_finish: Callable[[EpisodeResult], None] | None = None,
+) -> EvaluationRecord:
+    """Run ``episodes`` episodes and return (and save) the record.
+
+    ``policy`` is anything with ``act``, ``reset``, ``action_spec`` and ``observation_spec``.  ``out``: the record
+    becomes ``<out>.json`` and the films of the first ``videos`` episodes ``<out>/episode_0000.mp4`` and a grid.
+    ``workers`` = 0 simulates in this process.  ``timeout_s`` bounds the simulation of one chunk.
+
+    Raises:
+        PolicyInterfaceError, InvalidObservation, ActionSpaceMismatch: the policy does not fit the environment.
+        EnvUnavailable: the environment cannot run here.
+        ConfigError: impossible numbers.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be >= 1, got {episodes}")
+    if videos and out is None:
+        raise ConfigError("videos need a place: give out=PATH (on the command line: --out PATH)")
+    config, stem = env_config(env), record_stem(out)
+    queue = episode_list(episodes, base_seed)
+    with EpisodePool(config, workers, slots, timeout_s=timeout_s) as pool:
+        told = pool.describe()
+        check_fits(policy, told, config.name)
+        pool.watch = Watch(policy.action_spec.n_obs_steps, observed_keys(policy), lazy)
+        planner = BatchedPolicy(policy, base_seed, told.task)
+        films = Videos(stem or Path(), queue, videos, told.task, told.fps, FILM_SIDE)
+        policy.reset()
+        results, wall = _run(pool, queue, planner, films, progress, on_finish)
+    record = EvaluationRecord(
+        env={"name": config.name, "kwargs": to_dict(config.kwargs)},
+        task=told.task,
+        fps=told.fps,
+        max_steps=told.max_steps,
+        base_seed=base_seed,
+        slots=slots,
+        workers=workers,
+        policy=describe_policy(policy, policy_path),
+        episodes=tuple(results),
+        timing=timing(results, planner, wall),
+        versions=package_versions(),
+        machine=machine(),
+        git_commit=git_commit(),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        step=step,
+        videos=tuple(f"{p.parent.name}/{p.name}" for p in films.paths),
+    )
+    if stem is not None:
+        record.save(stem.with_name(stem.name + ".json"))
+    return record
+
+
+def record_stem(out: str | Path | None) -> Path | None:
+    """``out`` without ``.json``: the record is this plus ``.json``, the films lie in a folder of this name."""
+    if out is None:
+        return None
+    path = Path(out)
+    return path.with_suffix("") if path.suffix == ".json" else path
+
+
+def _run(
+    pool: EpisodePool,
+    queue: list[Episode],
+    planner: BatchedPolicy,
+    films: Videos,
+    progress: bool,
+    on_finish: Callable[[EpisodeResult], None] | None,
+) -> tuple[list[EpisodeResult], float]:
+    """Results and wall seconds."""
+    start = time.perf_counter()
+    with Progress(len(queue), progress) as bar:
+
+        def finished(result: EpisodeResult) -> None:
+            films.finished(result)
+            bar.add(result)
+            if on_finish is not None:
+                on_finish(result)
+
+        try:
+            results = pool.run(queue, planner, finished, films.film)
+        finally:
+            films.close()
+    return results, time.perf_counter() - start
+
+
+def describe_policy(policy: Any, path: str | None) -> dict[str, Any]:
+    """What the record says about the policy."""
+    spec = policy.action_spec
+    return {
+        "type": type(policy).__name__,
+        "path": path,
+        "sha256": policy_hash(policy),
+        "horizon": spec.horizon,
+        "n_obs_steps": spec.n_obs_steps,
+        "n_action_steps": spec.n_action_steps,
+        "observation_keys": list(policy.observation_spec.keys),
+    }
+
+
+def timing(results: list[EpisodeResult], planner: BatchedPolicy, wall: float) -> Timing:
+    """Speed of an evaluation; the first policy call (lazy initialisation) is left out of the percentiles."""
+    ms = np.array(planner.seconds[1:] or planner.seconds) * 1000
+    return Timing(
+        wall_s=round(wall, 3),
+        episodes_per_s=round(len(results) / wall, 4),
+        steps_per_s=round(sum(r.length for r in results) / wall, 2),
+        policy_calls=len(planner.seconds),
+        rows=round(float(np.mean(planner.rows)), 2) if planner.rows else 0.0,
+        chunk_ms={f"p{q}": round(float(np.percentile(ms, q)), 3) for q in (50, 95, 99)} if len(ms) else {},
+        policy_share=round(sum(planner.seconds) / wall, 4),
+    )
