@@ -42,14 +42,16 @@ def discrete_grid(num_train_steps: int, n_steps: int, spacing: str) -> np.ndarra
     """
     check_spacing(spacing, DISCRETE_SPACINGS)
     check_steps(n_steps, num_train_steps)
+    times: np.ndarray
     if spacing == "leading":
         times = np.arange(n_steps)[::-1] * (num_train_steps // n_steps)
     elif spacing == "trailing":
         # float arange on purpose: it settles ties (x.5) the way published checkpoints were sampled.
         times = np.round(np.arange(num_train_steps, 0, -num_train_steps / n_steps))[:n_steps] - 1
+    elif n_steps == 1:
+        times = np.array([num_train_steps - 1])  # a single step must start at pure noise, not at linspace's 0
     else:
-        # one step must start at pure noise, hence from the top and not numpy's linspace(0, ...) for n_steps = 1
-        times = np.round(np.linspace(num_train_steps - 1, 0, n_steps))
+        times = np.round(np.linspace(0, num_train_steps - 1, n_steps))[::-1]
     return times.astype(np.int64)
 
 

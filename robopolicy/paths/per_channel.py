@@ -21,7 +21,7 @@ Channels = tuple[int, int]  # [start, stop)
 
 
 class PerChannel(GaussianPath):
-    """``parts`` maps channel ranges ``(start, stop)`` (or slices) to discrete paths of equal length.
+    """``parts`` maps channel ranges ``(start, stop)`` (stop excluded) to discrete paths of equal length.
 
     Ranges must tile ``0..D`` without gaps.  Coefficients have shape ``t.shape + (D,)``.
     """
@@ -29,12 +29,11 @@ class PerChannel(GaussianPath):
     discrete = True
     per_channel = True
 
-    def __init__(self, parts: Mapping[Channels | slice, VPDiscrete]) -> None:
-        named = [((k.start or 0, k.stop) if isinstance(k, slice) else k, p) for k, p in parts.items()]
-        self.parts = tuple(sorted(named, key=lambda item: item[0]))
+    def __init__(self, parts: Mapping[Channels, VPDiscrete]) -> None:
+        self.parts = tuple(sorted(parts.items(), key=lambda item: item[0]))
         edge = 0
         for (start, stop), _ in self.parts:
-            if start != edge or stop is None or stop <= start:
+            if start != edge or stop <= start:
                 raise ConfigError(f"channel ranges must tile 0..D without gaps, got {[k for k, _ in self.parts]}")
             edge = stop
         if len({p.num_train_steps for _, p in self.parts}) != 1:

@@ -1,0 +1,71 @@
+"""Exact denoisers of known distributions: what a perfectly trained head would answer.
+
+Source: Bayes' rule for ``z = alpha x + sigma e``; the Gaussian case is ``x0 = m + v alpha (z - alpha m) /
+(alpha^2 v + sigma^2)``, which stays regular at pure noise and at the clean end.
+When to use: contract tests of heads, samplers and wrappers without any training.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robopolicy.core.policy import Prediction
+from robopolicy.paths.base import Coefficient, GaussianPath
+from robopolicy.paths.convert import Kind, canonical, coefficients, target
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher(ABC):
+    """``teacher(z, t) -> Prediction`` for states ``(N, H, D)`` on ``path``, elementwise independent."""
+
+    path: GaussianPath
+
+    @abstractmethod
+    def clean(self, z: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """``E[x | z]``, shaped as ``z``."""
+
+    def output(self, kind: Kind, z: Tensor, t: Tensor) -> Tensor:
+        """What a perfect network of ``kind`` outputs at ``z`` ``(N, H, D)`` and ``t`` (``()`` or ``(N,)``)."""
+        alpha, sigma = coefficients(self.path, t, z)
+        x0 = self.clean(z, alpha, sigma)
+        return target(kind, x0, (z - alpha * x0) / sigma, self.path, t)
+
+    def __call__(self, z: Tensor, t: Tensor) -> Prediction:
+        return canonical(Kind.X0, self.output(Kind.X0, z, t), z, self.path, t)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianTeacher(Teacher):
+    """Data ``N(mean, std^2)`` per element; ``std = 0`` is one point."""
+
+    mean: float
+    std: float
+
+    def clean(self, z: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        v = self.std**2
+        return self.mean + v * alpha / (alpha * alpha * v + sigma * sigma) * (z - alpha * self.mean)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureTeacher(Teacher):
+    """Data from equally wide Gaussians at ``means`` with ``weights`` (sum 1), the same for each element."""
+
+    means: tuple[float, ...]
+    weights: tuple[float, ...]
+    std: float
+
+    def clean(self, z: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        v = self.std**2
+        total = alpha * alpha * v + sigma * sigma
+        means = torch.tensor(self.means, dtype=z.dtype, device=z.device)
+        gap = z[..., None] - torch.as_tensor(alpha).to(z)[..., None] * means
+        odds = (
+            torch.tensor(self.weights, dtype=z.dtype, device=z.device).log()
+            - gap**2 / 2 / (torch.as_tensor(total).to(z)[..., None])
+        )
+        each = means + torch.as_tensor(v * alpha / total).to(z)[..., None] * gap
+        return (odds.softmax(-1) * each).sum(-1)
