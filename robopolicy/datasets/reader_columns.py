@@ -21,6 +21,12 @@ from robopolicy.core.errors import DatasetError
 from robopolicy.datasets.reader_types import Feature
 from robopolicy.datasets.reader_v3 import open_parquet
 
+# Arrow's names of primitive types and NumPy's.
+_DTYPES = {
+    **{name: name for name in ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")},
+    **{"halffloat": "float16", "float": "float32", "double": "float64"},
+}
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -65,7 +71,7 @@ def scan(files: Sequence[Path]) -> list[DataFile]:
             names = tuple(file.schema_arrow.names)
             ids = None
             if "episode_index" in names:
-                ids = file.read(columns=["episode_index"])["episode_index"].to_numpy().astype(np.int64)
+                ids = numbers(_one_array(file.read(columns=["episode_index"])["episode_index"])).astype(np.int64)
             groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups))
         return DataFile(path, 0, groups, names, ids)
 
@@ -125,12 +131,8 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature, path: Path) -> np.ndarra
 
     Raises ``DatasetError`` naming key and file on null values or rows of another length than ``feature.shape``.
     """
-    array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks == 1 else pa.concat_arrays(array.chunks)
+    array = _one_array(column)
     n = len(array)
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
     if array.null_count:
         raise DatasetError(f"{path}: {array.null_count} empty values in column '{feature.source}'")
     if feature.storage == "string":
@@ -139,13 +141,39 @@ def to_numpy(column: pa.ChunkedArray, feature: Feature, path: Path) -> np.ndarra
     while pa.types.is_nested(array.type):
         array, size = _unnest(array, feature, path)
         sizes.append(size)
-    values = array.to_numpy(zero_copy_only=False)
+    if array.null_count:
+        raise DatasetError(f"{path}: {array.null_count} empty values in column '{feature.source}'")
+    values = numbers(array)
     shape = tuple(sizes) or (1,)
     if shape != feature.shape and int(np.prod(shape)) != int(np.prod(feature.shape)):
         raise DatasetError(
             f"{path}: column '{feature.source}' has values of shape {shape}, info.json says {feature.shape}"
         )
     return np.ascontiguousarray(values.astype(_dtype(values.dtype), copy=False)).reshape(n, *column_shape(feature))
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    array = (
+        column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks) if column.num_chunks else None
+    )
+    if array is None:
+        return pa.array([], column.type)
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
+
+
+def numbers(array: pa.Array) -> np.ndarray:
+    """Values ``(n,)`` of a primitive arrow array without nulls; a view, except of booleans.
+
+    Arrow's own ``to_numpy`` imports pandas, which takes longer than opening a dataset.
+    """
+    if pa.types.is_boolean(array.type):
+        return numbers(array.cast(pa.uint8())).astype(np.bool_)
+    dtype = _DTYPES.get(str(array.type))
+    if dtype is None:
+        raise DatasetError(f"columns of type {array.type} cannot be read as numbers")
+    if not len(array):
+        return np.zeros(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype=dtype)[array.offset : array.offset + len(array)]
 
 
 def column_shape(feature: Feature) -> tuple[int, ...]:
@@ -164,7 +192,7 @@ def _unnest(array: pa.Array, feature: Feature, path: Path) -> tuple[pa.Array, in
     lengths = pc.list_value_length(array)
     low, high = pc.min(lengths).as_py(), pc.max(lengths).as_py()
     if low != high:
-        wrong = int(np.flatnonzero(lengths.to_numpy(zero_copy_only=False) != feature.shape[0])[0])
+        wrong = int(np.flatnonzero(numbers(lengths) != feature.shape[0])[0])
         raise DatasetError(
             f"{path}: column '{feature.source}' has {low} to {high} values a row, expected {feature.shape}; "
             f"the first wrong row is {wrong} of those read"

@@ -78,7 +78,8 @@ class Windows:
         if not len(self.anchors):
             raise DatasetError(
                 f"{reader.root}: no windows: the longest of {len(self.episodes)} episodes has "
-                f"{max(lengths, default=0)} frames, horizon {horizon} needs more; use a shorter horizon or short_episodes='pad'"
+                f"{max(lengths, default=0)} frames, horizon {horizon} needs more; use a shorter horizon or "
+                "short_episodes='pad'"
             )
         self._deltas, self._padded = self._plan(n_obs_steps, horizon, deltas, extra_keys)
         self._caches = self._open_caches(image_sizes or {}, cache_dir, in_memory, progress)
