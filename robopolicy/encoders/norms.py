@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 CHANNELS_PER_GROUP = 16
 
@@ -34,6 +33,8 @@ def freeze_batchnorm(module: nn.Module) -> int:
 
 
 def _frozen(bn: nn.BatchNorm2d) -> nn.Module:
+    from torchvision.ops.misc import FrozenBatchNorm2d  # here, because policies without cameras need no torchvision
+
     frozen = FrozenBatchNorm2d(bn.num_features, eps=bn.eps)
     assert bn.running_mean is not None
     assert bn.running_var is not None
