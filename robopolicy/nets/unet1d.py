@@ -12,10 +12,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.nets.blocks import ConvBlock, ResidualBlock
+from robopolicy.nets.blocks import ConvBlock, Modulation, Ops, ResidualBlock
 from robopolicy.nets.embeddings import StepEmbedding, batch_times
+from robopolicy.nets.ops import ChannelsFirstOps
+from robopolicy.nets.temporal import TapConv, TapUpsample
+from robopolicy.nets.time_major import TimeMajorOps
 
 
 class DownLevel(nn.Module):
@@ -25,12 +29,7 @@ class DownLevel(nn.Module):
         super().__init__()
         self.first = ResidualBlock(inputs, outputs, **block)
         self.second = ResidualBlock(outputs, outputs, **block)
-        self.resample = None if last else nn.Conv1d(outputs, outputs, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor, cond: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``(next level's input, skip)``."""
-        skip = self.second(self.first(x, cond), cond)
-        return (skip if self.resample is None else self.resample(skip)), skip
+        self.resample = None if last else TapConv(outputs, outputs, 3, stride=2)
 
 
 class UpLevel(nn.Module):
@@ -40,13 +39,7 @@ class UpLevel(nn.Module):
         super().__init__()
         self.first = ResidualBlock(2 * inputs, outputs, **block)
         self.second = ResidualBlock(outputs, outputs, **block)
-        self.resample = nn.ConvTranspose1d(outputs, outputs, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor, skip: Tensor, cond: Tensor) -> Tensor:
-        """``(N, inputs, H) x 2 -> (N, outputs, 2 H)``."""
-        h = self.second(self.first(torch.cat((x, skip), dim=1), cond), cond)
-        out: Tensor = self.resample(h)
-        return out
+        self.resample = TapUpsample(outputs)
 
 
 class ConditionalUnet1d(nn.Module):
@@ -87,7 +80,7 @@ class ConditionalUnet1d(nn.Module):
         self.mid = nn.ModuleList(ResidualBlock(deepest, deepest, **block) for _ in range(2))
         self.up = nn.ModuleList(UpLevel(o, i, **block) for i, o in reversed(pairs[1:]))
         self.head = ConvBlock(self.down_dims[0], self.down_dims[0], kernel_size, n_groups)
-        self.project = nn.Conv1d(self.down_dims[0], self.output_dim, 1)
+        self.project = TapConv(self.down_dims[0], self.output_dim, 1)
 
     @property
     def horizon_multiple(self) -> int:
@@ -124,17 +117,29 @@ class ConditionalUnet1d(nn.Module):
         vector = self.step_embedding(batch_times(t, x.shape[0], x.device))
         if cond is not None:
             vector = torch.cat((vector, cond.to(vector.dtype)), dim=-1)
-        h = x.transpose(1, 2)
+        active = F.mish(vector)
+        films = [block.modulation(block.film(active)) for block in self.residual_blocks()]
+        return self.traverse(TimeMajorOps() if x.device.type == "cpu" else ChannelsFirstOps(), x, films)
+
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """Every block with a FiLM, in the order in which ``traverse`` meets them."""
+        return [m for m in self.modules() if isinstance(m, ResidualBlock)]
+
+    def traverse(self, ops: Ops, x: Tensor, films: Sequence[Modulation]) -> Tensor:
+        """The topology: ``x (N, H, input_dim)`` through all levels, computed by ``ops`` with given modulations."""
+        film = iter(films)
+        h = ops.enter(x)
         skips = []
-        for down in self.down:
-            h, skip = down(h, vector)
-            skips.append(skip)
+        for level in self.down:
+            h = level.second(ops, level.first(ops, h, next(film)), next(film))
+            skips.append(h)
+            h = h if level.resample is None else ops.conv(level.resample, h)
         for block in self.mid:
-            h = block(h, vector)
-        for up in self.up:
-            h = up(h, skips.pop(), vector)
-        out: Tensor = self.project(self.head(h))
-        return out.transpose(1, 2)
+            h = block(ops, h, next(film))
+        for level in self.up:
+            h = level.first(ops, ops.cat(h, skips.pop()), next(film))
+            h = ops.upsample(level.resample, level.second(ops, h, next(film)))
+        return ops.leave(ops.conv(self.project, self.head(ops, h)))
 
     def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """One optimiser group: the published network decays every parameter."""
