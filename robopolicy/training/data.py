@@ -1,0 +1,93 @@
+"""From a dataset on disk to training windows, validation windows, specs and statistics."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from robopolicy.core.errors import DatasetError
+from robopolicy.core.specs import ACTION, ActionSpec, FeatureKind, FeatureStats, ObservationSpec
+from robopolicy.datasets.reader import Reader
+from robopolicy.datasets.statistics import compute_stats
+from robopolicy.datasets.windows import Windows
+from robopolicy.training.config import DatasetConfig
+from robopolicy.training.split import split_episodes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Opened data: one reader, its training and validation episodes, and what a policy is built from."""
+
+    config: DatasetConfig
+    reader: Reader
+    training: list[int]
+    validation: list[int]
+    observation_spec: ObservationSpec
+
+    @staticmethod
+    def open(config: DatasetConfig) -> Demonstrations:
+        """Open the dataset, split it by episode, and refuse numbers that are not finite."""
+        reader = Reader(config.path)
+        training, validation = split_episodes([e.index for e in reader.episodes], config)
+        if len(training) + len(validation) < len(reader.episodes):
+            reader = Reader(config.path, training + validation)
+        spec = resized(reader.observation_spec(), config.image_size)
+        refuse_non_finite(reader, (*spec.keys, ACTION))
+        log.info("data: %s, %d training and %d validation episodes", config.path, len(training), len(validation))
+        return Demonstrations(config, reader, training, validation, spec)
+
+    def stats(self, spec: ObservationSpec) -> dict[str, FeatureStats]:
+        """Statistics of the training episodes for the vectors of ``spec`` and the action (images need none)."""
+        vectors = (f.key for f in spec.features if f.kind is not FeatureKind.IMAGE)
+        return compute_stats(Reader(self.config.path, self.training), (*vectors, ACTION))
+
+    def windows(self, spec: ObservationSpec, action: ActionSpec, episodes: list[int]) -> Windows:
+        """Windows over ``episodes`` that carry exactly what a policy with these specs reads."""
+        return Windows(
+            self.reader,
+            spec,
+            action.n_obs_steps,
+            action.horizon,
+            action.n_action_steps,
+            episodes,
+            cache_dir=self.config.cache_dir,
+            short_episodes=self.config.short_episodes,
+        )
+
+
+def resized(spec: ObservationSpec, size: tuple[int, int] | None) -> ObservationSpec:
+    """The spec with every camera at ``size`` (height, width)."""
+    if size is None:
+        return spec
+    return ObservationSpec(
+        tuple(dataclasses.replace(f, shape=(3, *size)) if f.kind is FeatureKind.IMAGE else f for f in spec.features)
+    )
+
+
+def refuse_non_finite(reader: Reader, keys: tuple[str, ...]) -> None:
+    """Raise ``DatasetError`` naming key, rows and episodes if a number that would be trained on is NaN or infinite."""
+    for key in keys:
+        if key not in reader.columns or (column := reader.columns[key]).dtype.kind != "f":
+            continue
+        finite = np.isfinite(column.reshape(len(column), -1)).all(axis=1)
+        if not finite.all():
+            rows = np.flatnonzero(~finite)
+            episodes = sorted({next(e.index for e in reader.episodes if e.start <= r < e.stop) for r in rows[:1000]})
+            raise DatasetError(
+                f"{reader.root}: '{key}' is not finite in {len(rows)} frames, first at row "
+                f"{int(reader.columns['index'][rows[0]])}, episodes {episodes[:8]}; see robopolicy data doctor, or "
+                "leave these episodes out with --dataset.episodes"
+            )
+
+
+def fingerprint(windows: Windows, reader: Reader) -> dict[str, Any]:
+    """What must not change between a run and its continuation: windows, frames and the actions themselves."""
+    actions = hashlib.sha256(np.ascontiguousarray(reader.columns[ACTION]).tobytes()).hexdigest()[:16]
+    return {"windows": len(windows), "frames": reader.num_frames, "actions": actions}

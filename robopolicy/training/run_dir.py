@@ -1,0 +1,58 @@
+"""A run directory: config.yaml, metrics.jsonl, tensorboard/, checkpoints/, eval/, videos/, report.html."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.training.config import TrainConfig
+from robopolicy.training.config_load import config_from_dict, config_to_dict, find_preset, read_yaml, save_config
+from robopolicy.training.overrides import merge
+
+CONFIG = "config.yaml"
+# What may change between a run and its continuation; everything else is part of the numbers it computes.
+CHANGEABLE = ("log", "checkpoint", "validation", "eval", "guard", "device", "prefetch", "run_dir", "env")
+
+
+def default_run_dir(preset: str) -> Path:
+    """``runs/<task>-<policy>-<time>`` for ``configs/<task>/<policy>.yaml``."""
+    path = Path(preset)
+    name = path.stem if path.parent.name in ("", "configs") else f"{path.parent.name}-{path.stem}"
+    return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create_run(run: Path, config: TrainConfig) -> None:
+    """Make the directory and write the configuration; an existing run is never overwritten."""
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ConfigError(
+            f"{run} exists already; continue it with robopolicy train --resume {run}, or choose another --run_dir"
+        )
+    try:
+        (run / "checkpoints").mkdir(parents=True)
+        save_config(config, run / CONFIG)
+    except OSError as e:
+        raise ConfigError(f"cannot write the run directory {run}: {e}") from e
+
+
+def resume_config(run: Path, overrides: dict[str, str] | None = None) -> TrainConfig:
+    """Configuration of an existing run; ``overrides`` may only touch what does not change its numbers."""
+    file = run / CONFIG
+    if not file.is_file():
+        raise ConfigError(f"{run} is no run directory: it has no {CONFIG}")
+    for name in overrides or {}:
+        if name.split(".")[0] not in CHANGEABLE:
+            raise ConfigError(
+                f"--{name} cannot change on --resume: the run would no longer equal an uninterrupted one "
+                f"(may change: {', '.join(CHANGEABLE)})"
+            )
+    data = merge(read_yaml(find_preset(file)), overrides or {})
+    return config_from_dict(data, {"": str(file)} | {n: f"command line --{n}" for n in overrides or {}})
+
+
+def check_same_run(run: Path, config: TrainConfig) -> None:
+    """Refuse to continue ``run`` with another configuration."""
+    ours, theirs = config_to_dict(config), config_to_dict(resume_config(run))
+    changed = [k for k in ours if k not in CHANGEABLE and ours[k] != theirs.get(k)]
+    if changed:
+        raise ConfigError(f"{run} was started with other values of: {', '.join(changed)}; start a new run for these")

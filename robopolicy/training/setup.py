@@ -1,0 +1,143 @@
+"""Assembles a run: accelerator, data, policy, average, optimiser, restored from a checkpoint when there is one."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import yaml
+from accelerate import Accelerator, InitProcessGroupKwargs
+
+from robopolicy.core.errors import CheckpointError, ConfigError, DatasetError
+from robopolicy.core.seeding import derive_seed
+from robopolicy.datasets.windows import Windows
+from robopolicy.policies.base import Policy
+from robopolicy.policies.io import read_policy_files
+from robopolicy.policies.registry import make_policy
+from robopolicy.policies.setup import select_features
+from robopolicy.training.batches import BatchSource
+from robopolicy.training.checkpoint import Progress, latest_checkpoint, load_training
+from robopolicy.training.config import TrainConfig
+from robopolicy.training.config_load import config_to_dict
+from robopolicy.training.data import Demonstrations, fingerprint
+from robopolicy.training.ema import EMA
+from robopolicy.training.optim import build_optimizer
+from robopolicy.training.step import PolicyLoss, Stepper
+from robopolicy.training.validation import OpenLoop
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Session:
+    """Everything one process of a run works with."""
+
+    config: TrainConfig
+    config_yaml: str
+    run: Path
+    accelerator: Accelerator
+    policy: Policy
+    ema: EMA
+    optimizer: torch.optim.AdamW
+    stepper: Stepper
+    source: BatchSource
+    open_loop: OpenLoop | None
+    progress: Progress
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Accelerate's view of the processes; it also places the device (our own autocast does precision)."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda was asked for, but torch sees no GPU; use --device cpu or auto")
+    # Rank 0 evaluates alone while the others wait, so the default ten minutes are too short.
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    return Accelerator(cpu=config.device == "cpu" or None, mixed_precision="no", kwargs_handlers=[patience])
+
+
+def build_session(config: TrainConfig, run: Path, resume: bool) -> Session:
+    """Prepare a run, from scratch or from the newest undamaged checkpoint of ``run``."""
+    accelerator = make_accelerator(config)
+    demos = Demonstrations.open(config.dataset)
+    checkpoint = latest_checkpoint(run, sweep=accelerator.is_main_process) if resume else None
+    policy, average = _policies(config, demos, checkpoint)
+    policy.to(accelerator.device).train()
+    average = None if average is None else average.to(accelerator.device)
+    optimizer = build_optimizer(policy, config.optimizer)
+    windows = demos.windows(policy.observation_spec, policy.action_spec, demos.training)
+    data = fingerprint(windows, demos.reader)
+    progress = Progress(data=data)
+    if checkpoint is not None:
+        progress = load_training(checkpoint, policy, optimizer)
+        if progress.data != data:
+            raise CheckpointError(
+                f"{run}: the dataset {config.dataset.path} changed since the run began; "
+                f"expected {progress.data}, got {data}"
+            )
+        log.info("resuming %s from step %d", run, progress.step)
+    ema = EMA(policy, config.ema, average, progress.ema_calls)
+    return Session(
+        config=config,
+        config_yaml=yaml.safe_dump(config_to_dict(config), sort_keys=False),
+        run=run,
+        accelerator=accelerator,
+        policy=policy,
+        ema=ema,
+        optimizer=optimizer,
+        stepper=_stepper(config, accelerator, policy, optimizer),
+        source=_source(config, accelerator, policy, windows),
+        open_loop=_open_loop(config, demos, policy),
+        progress=progress,
+    )
+
+
+def _policies(config: TrainConfig, demos: Demonstrations, checkpoint: Path | None) -> tuple[Policy, Policy | None]:
+    """The live policy and, when resuming, the average; the initial weights are a function of the seed."""
+    torch.manual_seed(derive_seed("init", config.seed))
+    if checkpoint is not None:
+        average = read_policy_files(checkpoint / "policy")
+        return copy.deepcopy(average), average
+    spec = select_features(demos.observation_spec, config.policy.observation_keys)
+    stats = demos.stats(spec)
+    reader = demos.reader
+    return make_policy(config.policy, demos.observation_spec, reader.action_space(), reader.fps, stats), None
+
+
+def _open_loop(config: TrainConfig, demos: Demonstrations, policy: Policy) -> OpenLoop | None:
+    if not demos.validation or not config.validation.every:
+        return None
+    try:
+        windows = demos.windows(policy.observation_spec, policy.action_spec, demos.validation)
+    except DatasetError as e:
+        log.warning("no open-loop validation: %s", e)
+        return None
+    return OpenLoop(windows, config.validation.windows, config.seed)
+
+
+def _stepper(config: TrainConfig, accelerator: Accelerator, policy: Policy, optimizer: torch.optim.AdamW) -> Stepper:
+    module = accelerator.prepare_model(PolicyLoss(policy))
+    return Stepper(
+        module,
+        optimizer,
+        accelerator,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        grad_clip=config.optimizer.grad_clip,
+        bf16=config.precision == "bf16",
+    )
+
+
+def _source(config: TrainConfig, accelerator: Accelerator, policy: Policy, windows: Windows) -> BatchSource:
+    return BatchSource(
+        windows,
+        policy.draw_training_noise,
+        config.batch_size,
+        config.seed,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        accumulation=config.grad_accumulation,
+        pin=accelerator.device.type == "cuda",
+    )

@@ -1,0 +1,62 @@
+"""Open-loop action error on held-out windows, in the dataset's own units, for every step of the horizon.
+
+Uses the averaged weights in eval mode and noise that depends only on the window, so that two checkpoints differ only
+by their weights.  It ranks checkpoints of one run; it does not replace rollouts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from robopolicy.core.seeding import derive_seed
+from robopolicy.core.specs import ACTION, ACTION_IS_PAD
+from robopolicy.training.batches import WindowSource, to_tensors
+
+if TYPE_CHECKING:
+    from robopolicy.policies.base import Policy
+
+ROWS = 64
+
+
+class OpenLoop:
+    """``open_loop(policy)`` returns scalars: ``loss``, ``action_error`` (mean absolute, executed steps), one value a
+    horizon step (``action_error_step_00`` ...) and one a channel (``action_error_<name>``)."""
+
+    def __init__(self, windows: WindowSource, count: int, seed: int) -> None:
+        self.windows, self.seed = windows, seed
+        self.indices = np.unique(np.linspace(0, len(windows) - 1, min(count, len(windows))).round().astype(np.int64))
+
+    def __call__(self, policy: Policy) -> dict[str, float]:
+        absolute, valid, losses = [], [], []
+        for at in range(0, len(self.indices), ROWS):
+            rows = self.indices[at : at + ROWS]
+            data = self.windows.gather(rows)
+            obs = {k: data[k] for k in policy.observation_spec.keys}
+            chunk = policy.act(obs, noise_keys=[(self.seed, int(r)) for r in rows])
+            absolute.append(np.abs(chunk.actions - data[ACTION]))
+            valid.append(~np.asarray(data[ACTION_IS_PAD], bool))
+            losses.append(self._losses(policy, data, at))
+        return summarise(policy, np.concatenate(absolute), np.concatenate(valid), np.concatenate(losses))
+
+    @torch.no_grad()
+    def _losses(self, policy: Policy, data: dict[str, np.ndarray], at: int) -> np.ndarray:
+        rng = torch.Generator().manual_seed(derive_seed("noise", self.seed, at))
+        device = next(policy.parameters()).device
+        noise = {k: v.to(device) for k, v in policy.draw_training_noise(len(data[ACTION]), rng).items()}
+        batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in to_tensors(data).items()}
+        return np.asarray(policy.loss(batch, noise=noise)[0].float().cpu())
+
+
+def summarise(policy: Policy, absolute: np.ndarray, valid: np.ndarray, losses: np.ndarray) -> dict[str, float]:
+    """Means of absolute errors ``(N, H, D)`` over the entries that are not padding (``valid`` ``(N, H)``)."""
+    spec = policy.action_spec
+    counts = np.maximum(valid.sum(0), 1)
+    per_step = (absolute * valid[..., None]).sum(0) / counts[:, None]  # (H, D)
+    scalars = {"loss": float(losses.mean()), "action_error": float(per_step[spec.exec_slice].mean())}
+    scalars |= {f"action_error_step_{h:02d}": float(v) for h, v in enumerate(per_step.mean(1))}
+    names = spec.space.names or tuple(str(d) for d in range(spec.dim))
+    executed = per_step[spec.exec_slice].mean(0)
+    return scalars | {f"action_error_{name}": float(v) for name, v in zip(names, executed, strict=True)}
