@@ -50,6 +50,7 @@ def make_parser(verb: str) -> tuple[argparse.ArgumentParser, object]:
         prog=f"robopolicy {verb}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=not getattr(module, "OWN_HELP", False),
     )
     module.add_arguments(parser)
     return parser, module
