@@ -136,8 +136,8 @@ class PandaTask(ABC):
         return StepResult(reward, success, truncated, success, {"max_reward": self._max_reward})
 
     def render(self, camera: str | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Picture with shadows for people, 480 x 640 from the front unless told otherwise."""
-        return np.ascontiguousarray(self.cameras.colour(camera or "front", size or (480, 640), shadows=True))
+        """Picture with shadows for people, 480 x 640 from the side unless told otherwise."""
+        return np.ascontiguousarray(self.cameras.colour(camera or "view", size or (480, 640), shadows=True))
 
     def close(self) -> None:
         """Free the GL context."""
