@@ -72,6 +72,7 @@ class LeRobotPeer:
         action_spec: ActionSpec,
         stats: Mapping[str, FeatureStats],
     ) -> None:
+        from lerobot.configs.types import NormalizationMode
         from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
         from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
         from lerobot.policies.factory import make_pre_post_processors
@@ -88,6 +89,13 @@ class LeRobotPeer:
             noise_scheduler_type=config.sampler,
             num_inference_steps=config.num_inference_steps,
             crop_shape=config.crop_shape,
+            # Its default leaves the environment state in pixels, which would cripple it here: scale that too.
+            normalization_mapping={
+                "VISUAL": NormalizationMode.MEAN_STD,
+                "STATE": NormalizationMode.MIN_MAX,
+                "ENV": NormalizationMode.MIN_MAX,
+                "ACTION": NormalizationMode.MIN_MAX,
+            },
             optimizer_lr=config.lr,
             optimizer_weight_decay=config.weight_decay,
             scheduler_warmup_steps=config.warmup_steps,
