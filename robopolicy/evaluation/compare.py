@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robopolicy.core.errors import ConfigError
@@ -12,6 +13,8 @@ from robopolicy.evaluation.record import EvaluationRecord
 
 # Versions that can change what a simulator computes; torch and numpy change the policy's last bits only.
 SIMULATORS = ("mujoco", "gym-pusht", "pymunk", "robosuite", "robomimic", "gymnasium")
+# Arguments that choose what a policy sees, not what happens: an image policy may be compared with a state policy.
+VIEW_ONLY = ("cameras", "image_size", "depth", "obs_type", "image")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def _refuse(a: EvaluationRecord, b: EvaluationRecord) -> None:
     if a.env["name"] != b.env["name"]:
         raise ConfigError(f"the records are of different environments: A '{a.env['name']}', B '{b.env['name']}'")
     ours, theirs = a.env["kwargs"], b.env["kwargs"]
-    other = [k for k in sorted({*ours, *theirs}) if ours.get(k) != theirs.get(k)]
+    other = [k for k in sorted({*ours, *theirs} - {*VIEW_ONLY}) if ours.get(k) != theirs.get(k)]
     if other:
         listed = "; ".join(f"{k}: A {ours.get(k)}, B {theirs.get(k)}" for k in other)
         raise ConfigError(f"the records are of different settings of '{a.env['name']}': {listed}")
@@ -84,6 +87,8 @@ def _warnings(a: EvaluationRecord, b: EvaluationRecord, n: int) -> list[str]:
             f"only the {n} episodes that both scored are compared "
             f"(A {len(a.scored)} of {len(a.episodes)}, B {len(b.scored)} of {len(b.episodes)})"
         )
+    ours, theirs = a.env["kwargs"], b.env["kwargs"]
+    out += [f"{k} differs: A {ours.get(k)}, B {theirs.get(k)}" for k in VIEW_ONLY if ours.get(k) != theirs.get(k)]
     for name in SIMULATORS:
         if a.versions.get(name) != b.versions.get(name):
             out.append(f"{name} differs: A {a.versions.get(name, 'absent')}, B {b.versions.get(name, 'absent')}")
@@ -107,3 +112,18 @@ def table(comparison: Comparison) -> list[tuple[str, str]]:
         ("max reward B - A", f"{reward.mean:+.3f} [{reward.low:+.3f}, {reward.high:+.3f}] (n={reward.n})"),
         ("McNemar exact p", f"{p.p_value:.4g}"),
     ]
+
+
+def find_record(path: str | Path) -> Path:
+    """A record file: ``path`` itself, or the newest record of a run directory.
+
+    Raises:
+        ConfigError: nothing there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    records = sorted((path / "eval").glob("*.json"), key=lambda p: (p.stat().st_mtime_ns, p.name))
+    if not records:
+        raise ConfigError(f"{path}: no evaluation record in eval/; run robopolicy evaluate {path}")
+    return records[-1]

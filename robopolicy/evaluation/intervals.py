@@ -132,8 +132,10 @@ def bootstrap_mean(values: Sequence[float], confidence: float = 0.95, seed: int 
     x = np.asarray(values, np.float64)
     if len(x) < 2:
         return Mean(float(x[0]) if len(x) else math.nan, math.nan, math.nan, len(x), confidence)
-    rng = np.random.default_rng(seed)
-    means = np.array([x[rng.integers(0, len(x), len(x))].mean() for _ in range(RESAMPLES)])
+    n = len(x)
+    # How often each value is drawn, instead of the draws themselves: one matrix product for all resamples.
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    means = counts @ x / n
     low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Mean(float(x.mean()), float(low), float(high), len(x), confidence)
 
