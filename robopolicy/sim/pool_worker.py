@@ -31,10 +31,10 @@ def worker_environment() -> dict[str, str]:
     }
 
 
-def spawn_worker(child_fd: int) -> subprocess.Popen[bytes]:
-    """Start a worker that talks over the inherited socket ``child_fd``."""
+def spawn_worker(child_fd: int, boot: str = BOOT) -> subprocess.Popen[bytes]:
+    """Start a worker that talks over the inherited socket ``child_fd``; ``boot`` is the program it runs."""
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", BOOT, str(child_fd)],
+        [sys.executable, "-P", "-c", boot, str(child_fd)],
         pass_fds=[child_fd],
         env=worker_environment(),
         stdin=subprocess.DEVNULL,

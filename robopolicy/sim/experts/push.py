@@ -41,9 +41,7 @@ class PushExpert(PandaExpert):
         height = DEPTH + self.approach * min(1.0, aside / 0.08 + 0.3)
         return self.towards(np.array((*behind, height)), 0.0, CLOSED)
 
-    def _push(
-        self, tcp: np.ndarray, puck: np.ndarray, along: np.ndarray, side: float, distance: float
-    ) -> np.ndarray:
+    def _push(self, tcp: np.ndarray, puck: np.ndarray, along: np.ndarray, side: float, distance: float) -> np.ndarray:
         """One step along the line, steering back onto it (``side`` is the distance to its right)."""
         across = np.array((along[1], -along[0]))
         contact = puck - along * (RADIUS + FINGER * 0.5)
