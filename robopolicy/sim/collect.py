@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from robopolicy.core.errors import ConfigError, DatasetError, EnvUnavailable
 from robopolicy.core.io import write_atomic
 from robopolicy.core.specs import FeatureKind
+from robopolicy.datasets.layout_v3 import INFO
 from robopolicy.datasets.writer import Writer
 from robopolicy.sim.demonstration import BOOT, Demonstration, demonstrate
 from robopolicy.sim.gl import choose_backend
@@ -112,7 +113,12 @@ def _open(root: Path, config: EnvConfig, env: Env, base_seed: int, noise: float)
     settings: dict[str, Any] = json.loads(json.dumps({"env": asdict(config), "base_seed": base_seed, "noise": noise}))
     record = root / RECORD
     if not record.is_file():
-        writer = Writer(root, env.fps, env.observation_spec, env.action_space, robot_type=config.name)
+        if (root / INFO).is_file():  # killed between the two writes below, or somebody else's dataset
+            writer = Writer.resume(root)
+            if writer.num_episodes:
+                raise DatasetError(f"{root} holds a dataset that was not collected here; choose another folder")
+        else:
+            writer = Writer(root, env.fps, env.observation_spec, env.action_space, robot_type=config.name)
         write_atomic(record, json.dumps(settings, indent=1))
         return writer, base_seed
     before = json.loads(record.read_text())
@@ -143,13 +149,13 @@ def _save(writer: Writer, demo: Demonstration, task: str) -> None:
     writer.save_episode({"seed": demo.seed, "success": demo.success})
 
 
-def _serial(env: Env, noise: float, seed: int) -> Iterator[Demonstration]:
+def _serial(env: Env, noise: float, seed: int) -> Generator[Demonstration, None, None]:
     while True:
         yield demonstrate(env, seed, noise)
         seed += 1
 
 
-def _parallel(config: EnvConfig, noise: float, seed: int, workers: int) -> Iterator[Demonstration]:
+def _parallel(config: EnvConfig, noise: float, seed: int, workers: int) -> Generator[Demonstration, None, None]:
     """Demonstrations in the order of their seeds, made by ``workers`` fresh, torch-free interpreters."""
     processes: dict[Connection, subprocess.Popen[bytes]] = {}
     busy: dict[Connection, int] = {}
@@ -188,7 +194,7 @@ def _receive(connection: Connection, process: subprocess.Popen[bytes], seed: int
         answer = connection.recv()
     except (EOFError, OSError) as e:
         raise EnvUnavailable(
-            f"the worker of seed {seed} died (exit code {process.wait()}); closed episodes are kept, collect again to go on"
+            f"the worker of seed {seed} died (exit code {process.wait()}); kept episodes are safe, collect again to go on"
         ) from e
     if isinstance(answer, str):
         raise EnvUnavailable(f"seed {seed}: {answer}")

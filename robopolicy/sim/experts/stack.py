@@ -23,7 +23,7 @@ class StackExpert(PandaExpert):
         arm, data = self.env.arm, self.env.data
         tcp, cube, base = arm.tcp, data.body("cube").xpos.copy(), data.body("base").xpos
         yaw = quarter_turn_yaw(data, "cube")
-        place = base + (0.0, 0.0, BASE_HALF + HALF)
+        place = base + np.array((0.0, 0.0, BASE_HALF + HALF))
         offset = cube - place
         aside = float(np.hypot(offset[0], offset[1]))
         if aside < 0.018 and offset[2] < 0.006:  # on its place: let go, then leave upwards

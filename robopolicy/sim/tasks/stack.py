@@ -41,7 +41,7 @@ class PandaStack(PandaTask):
 
     def _offset(self) -> np.ndarray:
         """Of the cube from its place on the base ``(3,)``, metres."""
-        place = self.data.body("base").xpos + (0.0, 0.0, BASE_HALF + HALF)
+        place = self.data.body("base").xpos + np.array((0.0, 0.0, BASE_HALF + HALF))
         offset: np.ndarray = self.data.body("cube").xpos - place
         return offset
 
