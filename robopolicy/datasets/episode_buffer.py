@@ -11,12 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from robopolicy.core import io
+from robopolicy.core.errors import DatasetError
 from robopolicy.datasets.episode_stats import PixelHistogram, Stats, describe
 from robopolicy.datasets.layout_v3 import VIDEO_PATH, chunk_and_file
-from robopolicy.datasets.video_writer import VideoWriter
+from robopolicy.datasets.video_writer import VideoWriter, count_frames, decode_some, describe_video
 from robopolicy.datasets.writer_features import column, png_bytes
 
 STAGING = f"{io.PARTIAL}episode"
+ADOPTED_SAMPLE = 100  # frames of an adopted video that are decoded for its statistics
 NO_NUMBERS = ("image", "video", "string")
 
 
@@ -37,7 +39,9 @@ class EpisodeBuffer:
         self.tasks: list[str] = []
         self.pixels = {key: PixelHistogram() for key in cameras}
         self._rows: dict[str, list[Any]] = {}
+        self.video_info: dict[str, dict[str, Any]] = {}
         self._videos: dict[str, VideoWriter] = {}
+        self.adopted: dict[str, Path] = {}
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -61,17 +65,32 @@ class EpisodeBuffer:
             self._videos[key] = VideoWriter(path, height, width, self.fps, self.encoder)
         return self._videos[key]
 
+    def adopt_video(self, key: str, source: Path) -> None:
+        """Take over an existing mp4 as the episode's frames of ``key``, byte for byte."""
+        path = self.root / STAGING / f"{key}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, path)
+        frames = count_frames(path)
+        for image in decode_some(path, max(1, frames // ADOPTED_SAMPLE)):
+            self.pixels[key].add(image)
+        self.adopted[key] = path
+
     def land_videos(self, episode: int) -> None:
         """Finish and check the mp4 files, flush them to disk, and move each to its place for ``episode``."""
         for video in self._videos.values():
             video.close()
+        paths = {**{key: video.path for key, video in self._videos.items()}, **self.adopted}
+        for key, path in self.adopted.items():
+            if (frames := count_frames(path)) != len(self):
+                raise DatasetError(f"{key}: the video of episode {episode} has {frames} frames, expected {len(self)}")
         io.fault_point("before_videos")
-        for key, video in self._videos.items():
+        for key, path in paths.items():
+            self.video_info[key] = describe_video(path, self.fps)
             chunk, file = chunk_and_file(episode)
             target = self.root / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
             target.parent.mkdir(parents=True, exist_ok=True)
-            io.fsync_path(video.path)
-            video.path.rename(target)
+            io.fsync_path(path)
+            path.rename(target)
             io.fsync_path(target.parent)
             io.fault_point("after_video")
         shutil.rmtree(self.root / STAGING, ignore_errors=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.datasets.statistics import level_counts
+
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 MAX_SIDE = 150  # larger images are strided down to about this before counting, as LeRobot does
 
@@ -47,9 +49,7 @@ class PixelHistogram:
     def add(self, image: np.ndarray) -> None:
         """Count one image (3, H, W) uint8."""
         stride = max(1, min(image.shape[1:]) // MAX_SIDE)
-        small = image[:, ::stride, ::stride]
-        for channel in range(3):
-            self.bins[channel] += np.bincount(small[channel].ravel(), minlength=256)
+        self.bins += level_counts(image[None, :, ::stride, ::stride])
         self.frames += 1
 
     def merge(self, other: PixelHistogram) -> None:

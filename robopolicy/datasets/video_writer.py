@@ -7,6 +7,7 @@ order and the first time stamp is 0), 4:2:0.  Use the PNG storage of the writer 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -109,16 +110,30 @@ def frame_times(path: Path) -> list[float]:
         raise DatasetError(f"{path}: not a readable video ({e}); restore the file or record the episode again") from e
 
 
-def video_info(height: int, width: int, fps: float, encoder: str) -> dict[str, Any]:
-    """The ``info`` block of a video feature."""
-    return {
-        "video.height": height,
-        "video.width": width,
-        "video.codec": ENCODERS[encoder][0],
-        "video.pix_fmt": "yuv420p",
-        "video.is_depth_map": False,
-        "video.fps": fps,
-        "video.channels": 3,
-        "video.g": GOP,
-        "has_audio": False,
-    }
+def describe_video(path: Path, fps: float) -> dict[str, Any]:
+    """The ``info`` block of a video feature, read from a file of it."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        return {
+            "video.height": codec.height,
+            "video.width": codec.width,
+            "video.codec": codec.codec.canonical_name,
+            "video.pix_fmt": codec.pix_fmt,
+            "video.is_depth_map": False,
+            "video.fps": fps,
+            "video.channels": 3,
+            "has_audio": bool(container.streams.audio),
+        }
+
+
+def decode_some(path: Path, every: int) -> Iterator[np.ndarray]:
+    """Each ``every``-th frame of a video, (3, H, W) uint8."""
+    import av
+
+    with av.open(str(path)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number % every == 0:
+                yield frame.to_ndarray(format="rgb24").transpose(2, 0, 1)

@@ -35,7 +35,7 @@ from robopolicy.datasets.episode_table import EpisodeTable
 from robopolicy.datasets.reader_info import load_json
 from robopolicy.datasets.reader_v3 import read_tasks
 from robopolicy.datasets.rolling_parquet import RollingParquet
-from robopolicy.datasets.video_writer import check_size, probe_encoder, video_info
+from robopolicy.datasets.video_writer import check_size, probe_encoder
 from robopolicy.datasets.writer_features import (
     action_feature,
     check_action,
@@ -56,7 +56,8 @@ class Writer:
 
     ``extra`` declares further per-frame features (``{"next.reward": "float32"}``); left out, they are taken from the
     first frame.  ``image_storage``: ``"video"`` (lossy mp4) or ``"png"`` (exact, inside parquet).  ``video_codec``:
-    ``libx264`` or ``libsvtav1``, by default the first that this machine has.
+    ``libx264`` or ``libsvtav1``, by default the first that this machine has.  ``source``: where the data come from
+    (anything JSON can hold), kept in ``info.json``.
     Raises ``DatasetError`` if ``root`` holds anything already (use ``Writer.resume``).
     """
 
@@ -70,6 +71,7 @@ class Writer:
         robot_type: str | None = None,
         image_storage: Literal["video", "png"] = "video",
         video_codec: str | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         root = Path(root)
         if root.exists() and any(root.iterdir()):
@@ -97,6 +99,8 @@ class Writer:
             "features": {**features, ACTION: action_feature(action_space), **declared},
             "robopolicy": {**own, "encoder": encoder, "extras": None if extra is None else list(declared)},
         }
+        if source is not None:
+            info["robopolicy"]["source"] = dict(source)
         (root / "meta").mkdir(parents=True, exist_ok=True)
         self._open(root, info)
         self._write_info()
@@ -175,7 +179,8 @@ class Writer:
         such as ``reward``, ``success``, ``done`` (stored as ``next.reward``...).  Raises ``InvalidObservation`` or
         ``InvalidAction``; a refused frame leaves the episode as it was.
         """
-        values = check_observation({k: v for k, v in obs.items() if k != "task"}, self._recorded)
+        recorded = [f for f in self._recorded if f.key not in self._buffer.adopted]
+        values = check_observation({k: v for k, v in obs.items() if k != "task"}, recorded)
         values[ACTION] = check_action(action, self.action_space)
         own = self.info["robopolicy"]
         if own["extras"] is None:
@@ -184,6 +189,15 @@ class Writer:
             own["extras"] = list(declared)
         values |= check_extras(extra, {k: self._features[k] for k in own["extras"]})
         self._buffer.add(values, str(task))
+
+    def adopt_video(self, key: str, path: Path) -> None:
+        """Use an existing mp4 for camera ``key`` of the open episode, byte for byte; its frames then lack that key.
+
+        It must hold exactly one frame an ``add_frame``, at this dataset's rate; ``save_episode`` checks the number.
+        """
+        if key not in self._videos:
+            raise DatasetError(f"'{key}' is no video feature of {self.root}; it has {self._videos or 'none'}")
+        self._buffer.adopt_video(key, path)
 
     def save_episode(self, meta: Mapping[str, Any] | None = None) -> int:
         """Close the episode on disk and return its index.  ``meta``: scalars for the episode table (seed, success).
@@ -222,8 +236,7 @@ class Writer:
         self.info |= {"total_episodes": episode + 1, "total_frames": frames, "total_tasks": len(tasks)}
         self.info["splits"] = {"train": f"0:{episode + 1}"}
         for key in self._videos:
-            height, width, _ = self._features[key]["shape"]
-            self._features[key]["info"] = video_info(height, width, self.info["fps"], self._encoder)
+            self._features[key].setdefault("info", self._buffer.video_info[key])
         self._write_info()
         io.fault_point("after_info")
 
