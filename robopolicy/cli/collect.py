@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``robopolicy collect``."""
     parser.add_argument(
-        "name", nargs="?", metavar="ENV", help="environment: panda_lift, panda_push, panda_stack, pusht"
+        "name", nargs="?", metavar="ENV", help="environment: panda_lift, panda_push or panda_stack"
     )
     parser.add_argument("--env", help="the same as ENV")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")

@@ -194,7 +194,7 @@ def _receive(connection: Connection, process: subprocess.Popen[bytes], seed: int
         answer = connection.recv()
     except (EOFError, OSError) as e:
         raise EnvUnavailable(
-            f"the worker of seed {seed} died (exit code {process.wait()}); kept episodes are safe, collect again to go on"
+            f"the worker of seed {seed} died (exit code {process.wait()}); run the same collection again to go on"
         ) from e
     if isinstance(answer, str):
         raise EnvUnavailable(f"seed {seed}: {answer}")

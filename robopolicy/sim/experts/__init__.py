@@ -11,7 +11,6 @@ EXPERTS = Registry("scripted expert")
 EXPERTS.add("PandaLift", "robopolicy.sim.experts.lift:LiftExpert")
 EXPERTS.add("PandaPush", "robopolicy.sim.experts.push:PushExpert")
 EXPERTS.add("PandaStack", "robopolicy.sim.experts.stack:StackExpert")
-EXPERTS.add("PushT", "robopolicy.sim.experts.pusht:PushTExpert")
 
 
 def make_expert(env: Env, seed: int, noise: float = 0.0) -> Expert:
