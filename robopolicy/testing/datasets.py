@@ -232,7 +232,13 @@ def _write_v3(
     used = sorted({e.task_index for e in made})
     tasks = pa.table({"task_index": used, "task": [TASKS[i] for i in used]})
     # lerobot finds the sentences only through the pandas metadata that makes them the index.
-    pandas = {"index_columns": ["task"], "column_indexes": [], "columns": [], "pandas_version": "2.0.0"}
+    described = {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object"}
+    pandas = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [{**described, "metadata": None}],
+        "pandas_version": "2.0.0",
+    }
     pq.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(pandas)}), root / "meta/tasks.parquet")
     return {
         "data_files_size_in_mb": 100,
