@@ -23,6 +23,7 @@ CAPTION = 52  # height of the caption in pixels
 RUNNING, SOLVED = (38, 42, 51), (22, 120, 66)  # caption colours; tests tell the state of a frame by them
 INK, DIM = (245, 246, 248), (190, 196, 206)
 TILE = 192  # width of one film in the grid
+GAP = 2  # pixels between films there
 
 
 class VideoWriter:
@@ -186,4 +187,5 @@ def write_grid(paths: Sequence[Path], target: Path, fps: float) -> None:
 def _tiles(path: Path) -> Iterator[np.ndarray]:
     for frame in read_frames(path):
         height = round(frame.shape[0] * TILE / frame.shape[1] / 2) * 2
-        yield np.asarray(Image.fromarray(frame).resize((TILE, height), Image.Resampling.BILINEAR))
+        tile = np.asarray(Image.fromarray(frame).resize((TILE, height), Image.Resampling.BILINEAR))
+        yield np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=20)

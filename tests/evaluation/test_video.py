@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robopolicy.evaluation.rollout import FILM_SIDE, evaluate
-from robopolicy.evaluation.video import CAPTION, RUNNING, SOLVED, VideoWriter, captioned, read_frames
+from robopolicy.evaluation.video import CAPTION, GAP, RUNNING, SOLVED, TILE, VideoWriter, captioned, read_frames
 from robopolicy.testing.policies import GoalPolicy, StillPolicy
 
 
@@ -39,7 +39,7 @@ def test_grid_is_as_long_as_the_longest(tmp_path):
     )
     frames = list(read_frames(tmp_path / "g" / "grid.mp4"))
     assert len(frames) == max(e.length for e in record.episodes) + 1
-    assert frames[0].shape[1] == 2 * 192
+    assert frames[0].shape[1] == 2 * (TILE + GAP)
 
 
 @pytest.mark.parametrize("fault", ["raise", "crash"])
