@@ -51,6 +51,7 @@ def _affine(stats: FeatureStats, mode: NormMode, key: str) -> tuple[Tensor, Tens
         constant = torch.tensor(stats.constant, dtype=torch.bool)
     else:
         constant = (_f64(stats.max) - _f64(stats.min)) < RANGE_FLOOR
+    constant |= _f64(stats.max) == _f64(stats.min)
     if mode == "identity":
         return torch.zeros_like(low), torch.ones_like(low), torch.zeros_like(constant)
     if mode == "gaussian":
