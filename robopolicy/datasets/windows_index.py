@@ -95,15 +95,3 @@ def validation_episodes(n_episodes: int, ratio: float, seed: int) -> tuple[int, 
     count = min(max(1, round(n_episodes * ratio)), n_episodes - 1)
     chosen = np.random.default_rng(seed).choice(n_episodes, size=count, replace=False)
     return tuple(sorted(int(i) for i in chosen))
-
-
-def split_episodes(
-    ids: Sequence[int], ratio: float, seed: int, max_train: int | None = None
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Training and validation ids; ``max_train`` subsamples the former with a fresh generator of the same seed."""
-    held = {ids[i] for i in validation_episodes(len(ids), ratio, seed)}
-    train = [i for i in ids if i not in held]
-    if max_train is not None and max_train < len(train):
-        chosen = np.random.default_rng(seed).choice(len(train), size=max_train, replace=False)
-        train = [train[i] for i in sorted(chosen)]
-    return tuple(train), tuple(i for i in ids if i in held)

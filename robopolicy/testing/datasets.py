@@ -37,7 +37,13 @@ class TinyEpisode:
 
 
 def tiny_episodes(
-    episodes: int, length: int | Sequence[int], cameras: int, size: tuple[int, int], state_dim: int, seed: int
+    episodes: int,
+    length: int | Sequence[int],
+    cameras: int,
+    size: tuple[int, int],
+    state_dim: int,
+    seed: int,
+    textured: bool = False,
 ) -> list[TinyEpisode]:
     """Smooth random motions; the action is the next state's first two values, and a square in the image shows them."""
     lengths = [length] * episodes if isinstance(length, int) else list(length)
@@ -54,16 +60,18 @@ def tiny_episodes(
             "next.reward": (-np.abs(path[1:, :1])).astype(np.float32),
             "next.done": np.arange(1, n + 1)[:, None] == n,
         }
-        images = {f"observation.images.cam{c}": _draw(path[:-1], size, c) for c in range(cameras)}
+        images = {f"observation.images.cam{c}": _draw(path[:-1], size, c, textured) for c in range(cameras)}
         made.append(TinyEpisode(columns, images, number % len(TASKS)))
     return made
 
 
-def _draw(path: np.ndarray, size: tuple[int, int], camera: int) -> np.ndarray:
+def _draw(path: np.ndarray, size: tuple[int, int], camera: int, textured: bool) -> np.ndarray:
     height, width = size
     side = max(4, min(size) // 4)
     frames = np.empty((len(path), height, width, 3), np.uint8)
     frames[...] = (40 + 30 * camera, 60, 90)
+    if textured:
+        frames += np.random.default_rng(camera).integers(0, 60, (height, width, 1), dtype=np.uint8)
     for t, values in enumerate(path):
         y = int((values[0] + 1) / 2 * (height - side))
         x = int((values[-1 if camera else 1] + 1) / 2 * (width - side))
@@ -85,15 +93,17 @@ def make_tiny_dataset(
     images: Literal["video", "image"] = "video",
     codec: str | None = None,
     episodes_per_file: int = 2,
+    textured: bool = False,
 ) -> Path:
     """Write a small valid dataset and return ``root``.
 
     Features: ``observation.state`` (state_dim), ``action`` (2), ``next.reward``, ``next.done``, and
     ``observation.images.cam0...`` of ``size`` (height, width).  ``length`` is one number of frames or one an episode.
     ``images="image"`` stores PNGs in the tables; v3.0 starts a new data and video file every ``episodes_per_file``.
+    ``textured`` puts grain behind the square, so that frames cost an encoder and a decoder what real ones do.
     """
     root = Path(root)
-    made = tiny_episodes(episodes, length, cameras, size, state_dim, seed)
+    made = tiny_episodes(episodes, length, cameras, size, state_dim, seed, textured)
     tables = [_table(e, number, sum(p.length for p in made[:number]), fps, images) for number, e in enumerate(made)]
     writer = _write_v3 if version == "v3.0" else _write_v2
     extra = writer(root, made, tables, fps, images, codec, episodes_per_file)

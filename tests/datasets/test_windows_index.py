@@ -10,7 +10,6 @@ from robopolicy.datasets.windows_index import (
     all_anchors,
     clamp_rows,
     diffusion_anchors,
-    split_episodes,
     validation_episodes,
     window_count,
 )
@@ -47,17 +46,6 @@ def test_validation_split_of_pusht():
     assert len(validation_episodes(2, 0.9, 0)) == 1
     with pytest.raises(ConfigError, match="below 1"):
         validation_episodes(10, 1.0, 0)
-
-
-def test_split_works_on_ids_and_limits_training():
-    ids = [3, 5, 8, 13, 21, 34]
-    train, held = split_episodes(ids, 0.3, 7)
-    assert len(held) == 2
-    assert sorted(train + held) == ids
-    fewer, same_held = split_episodes(ids, 0.3, 7, max_train=2)
-    assert same_held == held
-    assert len(fewer) == 2
-    assert set(fewer) < set(train)
 
 
 lengths_strategy = st.lists(st.integers(1, 40), min_size=1, max_size=6)
