@@ -16,8 +16,8 @@ from robopolicy.core.specs import ActionSpace, ChannelKind
 from robopolicy.sim.ik import DownwardIK
 from robopolicy.sim.panda_model import FINGERS, HOME, JOINTS, QD_MAX, WIDTH_MAX
 
-LOW = np.array((0.25, -0.35, 0.012, -1.2, 0.0))
-HIGH = np.array((0.75, 0.35, 0.40, 1.2, 1.0))
+LOW = np.array((0.30, -0.30, 0.012, -1.2, 0.0))
+HIGH = np.array((0.70, 0.30, 0.40, 1.2, 1.0))
 LINEAR_SPEED = 0.7  # m/s of the set point
 ANGULAR_SPEED = 2.5  # rad/s of the set point
 

@@ -5,6 +5,7 @@ The same code runs inside a worker process and in the parent (``workers=0``), so
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -64,13 +65,17 @@ Command = Describe | Reset | Advance
 
 @dataclass(frozen=True)
 class Description:
-    """What an environment offers, without the environment."""
+    """What an environment offers, without the environment.
+
+    ``renderer`` is the worker's ``MUJOCO_GL``, chosen by the first picture (``robopolicy.sim.gl``); "" before.
+    """
 
     observation_spec: ObservationSpec
     action_space: ActionSpace
     fps: float
     max_steps: int
     task: str
+    renderer: str = ""
 
 
 @dataclass
@@ -114,7 +119,10 @@ class Slot:
     def describe(self) -> Description:
         """Specs of the environment."""
         env = self.env
-        return Description(env.observation_spec, env.action_space, float(env.fps), int(env.max_steps), env.task)
+        renderer = os.environ.get("MUJOCO_GL", "")
+        return Description(
+            env.observation_spec, env.action_space, float(env.fps), int(env.max_steps), env.task, renderer
+        )
 
     def reset(self, command: Reset, reply: Reply) -> None:
         """Start an episode; the first observation stands for the steps before it (Diffusion Policy's convention)."""

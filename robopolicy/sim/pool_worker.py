@@ -19,13 +19,12 @@ BOOT = "import sys; from robopolicy.sim.pool_worker import main; main(int(sys.ar
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables of a worker: thread limits, headless rendering, and the parent's import path at the end."""
+    """Environment variables of a worker: thread limits, and the parent's import path at the end."""
     package_root = str(Path(__file__).resolve().parents[2])
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
     return {
         **os.environ,
         **THREAD_LIMITS,
-        "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl"),
         "PYTHONPATH": os.pathsep.join([*path, package_root]),
         "PYGAME_HIDE_SUPPORT_PROMPT": "1",
     }
