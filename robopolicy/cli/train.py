@@ -31,6 +31,7 @@ exit codes: 0 done, 2 wrong input or failed (one line says why), 130 stopped by 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +100,12 @@ def _train(config: TrainConfig, run_dir: Path, resume: bool, progress: bool) -> 
     from robopolicy.training.loop import train
     from robopolicy.training.signals import EXIT_CODES
 
-    print(f"run directory: {run_dir}")
+    main = os.environ.get("RANK", "0") == "0"
+    if main:
+        print(f"run directory: {run_dir}", flush=True)
     result = train(config, run_dir, resume, evaluator=make_evaluator(config, run_dir), progress=progress)
+    if not main:
+        return EXIT_CODES.get(result.stopped or "", 0)
     if result.stopped is not None:
         print(f"stopped by {result.stopped} at step {result.step}; continue with: robopolicy train --resume {run_dir}")
         return EXIT_CODES.get(result.stopped, 0)

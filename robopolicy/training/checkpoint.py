@@ -150,10 +150,21 @@ def latest_checkpoint(run: str | Path, sweep: bool = False) -> Path | None:
     return None
 
 
+def readable_progress(run: str | Path) -> dict[Path, Progress]:
+    """Counters of every finished checkpoint, newest first; damaged ones are left out with a warning."""
+    found = {}
+    for path in checkpoints(run):
+        try:
+            found[path] = read_progress(path)
+        except CheckpointError as e:
+            log.warning("skipping a damaged checkpoint: %s", e)
+    return found
+
+
 def best_checkpoint(run: str | Path) -> Path | None:
-    """Undamaged checkpoint with the best score, else the newest undamaged one."""
-    scored = [(p, read_progress(p).score) for p in checkpoints(run)]
-    for path, _ in sorted(((p, s) for p, s in scored if s is not None), key=lambda pair: pair[1], reverse=True):
+    """Undamaged checkpoint with the best score (of equals the newest), else the newest undamaged one."""
+    scored = [(p.score, path) for path, p in readable_progress(run).items() if p.score is not None]
+    for _, path in sorted(scored, key=lambda pair: pair[0], reverse=True):
         try:
             return verify_checkpoint(path)
         except CheckpointError as e:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.core.errors import DatasetError
 from robopolicy.core.specs import ACTION, ActionSpec, FeatureKind, FeatureStats, ObservationSpec
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.statistics import compute_stats
@@ -33,20 +32,24 @@ class Demonstrations:
 
     @staticmethod
     def open(config: DatasetConfig) -> Demonstrations:
-        """Open the dataset, split it by episode, and refuse numbers that are not finite."""
+        """Open the dataset and split it by episode."""
         reader = Reader(config.path)
         training, validation = split_episodes([e.index for e in reader.episodes], config)
         if len(training) + len(validation) < len(reader.episodes):
             reader = Reader(config.path, training + validation)
         spec = resized(reader.observation_spec(), config.image_size)
-        refuse_non_finite(reader, (*spec.keys, ACTION))
         log.info("data: %s, %d training and %d validation episodes", config.path, len(training), len(validation))
         return Demonstrations(config, reader, training, validation, spec)
 
     def stats(self, spec: ObservationSpec) -> dict[str, FeatureStats]:
-        """Statistics of the training episodes for the vectors of ``spec`` and the action (images need none)."""
-        vectors = (f.key for f in spec.features if f.kind is not FeatureKind.IMAGE)
-        return compute_stats(Reader(self.config.path, self.training), (*vectors, ACTION))
+        """Statistics of the training episodes for the vectors of ``spec`` and the action (images need none).
+
+        Raises ``DatasetError`` naming episode and frame of a number that is not finite, in validation episodes too.
+        """
+        keys = (*(f.key for f in spec.features if f.kind is not FeatureKind.IMAGE), ACTION)
+        if self.validation:
+            compute_stats(self.reader, keys, episodes=self.validation)  # for its check: fail now, not in mid-run
+        return compute_stats(self.reader, keys, episodes=self.training)
 
     def windows(self, spec: ObservationSpec, action: ActionSpec, episodes: list[int]) -> Windows:
         """Windows over ``episodes`` that carry exactly what a policy with these specs reads."""
@@ -69,22 +72,6 @@ def resized(spec: ObservationSpec, size: tuple[int, int] | None) -> ObservationS
     return ObservationSpec(
         tuple(dataclasses.replace(f, shape=(3, *size)) if f.kind is FeatureKind.IMAGE else f for f in spec.features)
     )
-
-
-def refuse_non_finite(reader: Reader, keys: tuple[str, ...]) -> None:
-    """Raise ``DatasetError`` naming key, rows and episodes if a number that would be trained on is NaN or infinite."""
-    for key in keys:
-        if key not in reader.columns or (column := reader.columns[key]).dtype.kind != "f":
-            continue
-        finite = np.isfinite(column.reshape(len(column), -1)).all(axis=1)
-        if not finite.all():
-            rows = np.flatnonzero(~finite)
-            episodes = sorted({next(e.index for e in reader.episodes if e.start <= r < e.stop) for r in rows[:1000]})
-            raise DatasetError(
-                f"{reader.root}: '{key}' is not finite in {len(rows)} frames, first at row "
-                f"{int(reader.columns['index'][rows[0]])}, episodes {episodes[:8]}; see robopolicy data doctor, or "
-                "leave these episodes out with --dataset.episodes"
-            )
 
 
 def fingerprint(windows: Windows, reader: Reader) -> dict[str, Any]:

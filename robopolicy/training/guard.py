@@ -77,5 +77,5 @@ def blame(policy: Policy, micro: Sequence[MicroBatch]) -> str:
         more = f" and {len(rows) - 8} more" if len(rows) > 8 else ""
         return f"the loss is not finite for the windows at {named}{more}"
     loss, row, episode = max(worst)
-    where = f"largest loss {loss:.3g} at row {row} (episode {episode})"
-    return f"every sample's loss is finite, the gradient overflowed; {where}"
+    largest = f"largest loss {loss:.3g} at row {row} (episode {episode})"
+    return f"every sample's loss is finite, the gradient overflowed; {largest}"

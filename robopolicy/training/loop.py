@@ -140,8 +140,8 @@ class Trainer:
         self.bar.advance()
         if self._due(config.log.every):
             self._log_train(result, session_steps, waited)
-        score = self._measure()
-        if score is not None or done % config.checkpoint.every == 0 or done == config.steps:
+        measured, score = self._measure()
+        if measured or done % config.checkpoint.every == 0 or done == config.steps:
             self._save(score)
 
     def _due(self, every: int) -> bool:
@@ -159,14 +159,19 @@ class Trainer:
         self.loggers.log(self.s.progress.step, "train", scalars)
         self.bar.show(scalars)
 
-    def _measure(self) -> list[float] | None:
-        """Open-loop error and rollouts when due; the score of the weights as they are, if one was measured."""
-        config, scores = self.s.config, None
+    def _measure(self) -> tuple[bool, list[float] | None]:
+        """Open-loop error and rollouts when due: whether the weights got a score here, and the score.
+
+        All processes agree on the first; only the main one knows the second.
+        """
+        config, measured, score = self.s.config, False, None
         if self.s.open_loop is not None and self._due(config.validation.every):
-            scores = self._record("val", lambda policy, _: self.s.open_loop(policy), self.rollouts)  # type: ignore[misc]
-        if self.evaluator is not None and self._due(config.eval.every):
-            scores = self._record("eval", self.evaluator, True)
-        return scores
+            score = self._record("val", lambda policy, _: self.s.open_loop(policy), self.rollouts)  # type: ignore[misc]
+            measured = not self.rollouts
+        if self.rollouts and self._due(config.eval.every):
+            assert self.evaluator is not None
+            measured, score = True, self._record("eval", self.evaluator, True)
+        return measured, score
 
     def _record(self, kind: str, measure: Evaluator, from_rollouts: bool) -> list[float] | None:
         with self._aside():

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robopolicy.training.checkpoint import checkpoints, read_progress
+from robopolicy.core.io import PARTIAL
+from robopolicy.training.checkpoint import readable_progress
 
 
 def to_keep(scores: Mapping[int, Sequence[float] | None], keep_last: int, keep_best: int) -> set[int]:
@@ -18,11 +19,13 @@ def to_keep(scores: Mapping[int, Sequence[float] | None], keep_last: int, keep_b
 
 def prune(run: Path, keep_last: int, keep_best: int) -> list[Path]:
     """Delete the checkpoints that are neither among the newest nor the best; returns them."""
-    progress = {path: read_progress(path) for path in checkpoints(run)}
+    progress = readable_progress(run)
     keep = to_keep({p.step: p.score for p in progress.values()}, keep_last, keep_best)
     gone = [path for path, p in progress.items() if p.step not in keep]
     for path in gone:
-        shutil.rmtree(path)
+        # Renamed first, so that a kill in mid-deletion leaves no checkpoint that looks finished and is not.
+        doomed = path.rename(path.with_name(f"{PARTIAL}{path.name}-pruned"))
+        shutil.rmtree(doomed)
     return gone
 
 

@@ -43,10 +43,10 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, flat: 
             want = tuple(parameters[name].shape)
             raise CheckpointError(f"optimiser state '{key}': expected shape {want}, got {tuple(value.shape)}")
         state.setdefault(index[name], {})[slot] = value
-    slots = {frozenset(s) for s in state.values()}
-    if state and (len(state) != len(index) or len(slots) != 1):
-        missing = sorted(set(index) - {n for n in index if index[n] in state})
-        raise CheckpointError(f"optimiser state lacks tensors of: {', '.join(missing[:5]) or 'some parameters'}")
+    # AdamW has a state for every parameter or, before the first step, for none.
+    slots = {key.partition(SEPARATOR)[0] for key in flat}
+    if missing := sorted({f"{slot}{SEPARATOR}{name}" for slot in slots for name in index} - set(flat)):
+        raise CheckpointError(f"optimiser state lacks {', '.join(missing[:5])}")
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
