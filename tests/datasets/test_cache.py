@@ -10,7 +10,7 @@ import pytest
 
 from robopolicy.core.errors import DatasetError
 from robopolicy.core.io import PARTIAL
-from robopolicy.datasets import cache
+from robopolicy.datasets import cache_entry
 from robopolicy.datasets.cache import FrameCache
 from robopolicy.datasets.reader import Reader
 from robopolicy.testing.datasets import make_tiny_dataset
@@ -50,7 +50,7 @@ def test_frames_equal_decoded_ones_and_are_decoded_once(root, tmp_path, decodes)
 
 def test_entries_are_named_by_content(root, tmp_path):
     def name(source, size=(12, 16), episodes=None):
-        return cache.entry_name(Reader(source, episodes), CAMERA, size, tmp_path)
+        return cache_entry.entry_name(Reader(source, episodes), CAMERA, size, tmp_path)
 
     moved = shutil.copytree(root, tmp_path / "moved")
     assert name(moved) == name(root)
@@ -66,7 +66,7 @@ def test_damage_is_found_and_mended(root, tmp_path, caplog):
     reader = Reader(root)
     entry = FrameCache(reader, CAMERA, None, tmp_path)
     expected = entry.frames.copy()
-    data = entry.path / cache.FRAMES
+    data = entry.path / cache_entry.FRAMES
     del entry
     for damage in (flip_byte, truncate, lose_meta):
         damage(data)
@@ -127,10 +127,10 @@ def test_an_interrupted_build_leaves_nothing_usable(root, tmp_path, monkeypatch)
         FrameCache(reader, CAMERA, (12, 16), tmp_path)
     assert [p for p in (tmp_path / "frames").iterdir() if p.is_dir()] == []
     monkeypatch.undo()
-    name = cache.entry_name(reader, CAMERA, (12, 16), tmp_path)
+    name = cache_entry.entry_name(reader, CAMERA, (12, 16), tmp_path)
     leftover = tmp_path / "frames" / f"{PARTIAL}{name}-killed"  # what kill -9 in the middle would leave
     leftover.mkdir()
-    (leftover / cache.FRAMES).write_bytes(b"0" * 100)
+    (leftover / cache_entry.FRAMES).write_bytes(b"0" * 100)
     entry = FrameCache(reader, CAMERA, (12, 16), tmp_path)
     assert not leftover.exists()
     assert entry.frames.shape[0] == 320
