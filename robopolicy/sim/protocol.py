@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from robopolicy.core.errors import InvalidAction, InvalidObservation, did_you_mean
+from robopolicy.core.errors import InvalidObservation, did_you_mean
+from robopolicy.core.guard import ensure_finite_action
 from robopolicy.core.specs import ActionSpace, ObservationSpec
 
 Observation = dict[str, np.ndarray]
@@ -78,11 +79,7 @@ class Env(Protocol):
 
 def checked_action(action: Any, space: ActionSpace) -> np.ndarray:
     """``action`` as float64 ``(D,)`` clipped to the bounds; raises ``InvalidAction`` on a wrong shape or NaN/inf."""
-    a = np.asarray(action, dtype=np.float64)
-    if a.shape != (space.dim,):
-        raise InvalidAction(f"action has shape {a.shape}, expected ({space.dim},): {', '.join(space.names or ())}")
-    if not np.isfinite(a).all():
-        raise InvalidAction(f"action is not finite: {a.tolist()}; the environment was left as it was")
+    a = ensure_finite_action(action, space)
     if space.low is None or space.high is None:
         return a
     return np.minimum(np.maximum(a, space.low), space.high)
