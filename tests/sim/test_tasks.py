@@ -92,9 +92,9 @@ def test_configs_from_yaml_and_their_mistakes():
         make_env("panda_lif")
     with pytest.raises(ConfigError, match="did you mean 'image_size'"):
         make_env("panda_lift", image_sze=(64, 64))
-    with pytest.raises(ConfigError, match="no camera 'fron'.*did you mean 'front'"):
+    with pytest.raises(ConfigError, match=r"no camera 'fron'.*did you mean 'front'"):
         make_env("panda_lift", cameras=("fron",))
-    with pytest.raises(InvalidObservation, match="did you mean 'observation.state'"):
+    with pytest.raises(InvalidObservation, match=r"did you mean 'observation.state'"):
         make_env("panda_lift", cameras=()).observe(["observation.stat"])
 
 
