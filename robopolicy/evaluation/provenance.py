@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -16,6 +17,7 @@ from robopolicy import __version__
 PACKAGES = ("numpy", "torch", "mujoco", "gym-pusht", "pymunk", "robosuite", "robomimic", "gymnasium", "lerobot")
 
 
+@functools.cache
 def package_versions() -> dict[str, str]:
     """Versions of what can change a result, without importing any of it."""
     versions = {"python": platform.python_version(), "robopolicy": __version__}
@@ -27,16 +29,17 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def machine() -> dict[str, Any]:
-    """Platform, cores and renderer as seen by the workers."""
+def machine(renderer: str) -> dict[str, Any]:
+    """Platform, cores and what the workers rendered with."""
     return {
         "platform": platform.platform(terse=True),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
-        "MUJOCO_GL": os.environ.get("MUJOCO_GL", "egl"),
+        "MUJOCO_GL": renderer or "not used",
     }
 
 
+@functools.cache  # what was loaded is what counts, not what was committed since
 def git_commit(folder: Path | None = None) -> str | None:
     """Commit of the checkout that holds ``folder`` (default: this package), with ``+`` when files differ; or None."""
     git = shutil.which("git")

@@ -92,6 +92,7 @@ def evaluate(
         films = Videos(stem or Path(), queue, videos, told.task, told.fps, FILM_SIDE)
         policy.reset()
         results, wall = _run(pool, queue, planner, films, progress, on_finish)
+        renderer = pool.describe().renderer
     record = EvaluationRecord(
         env={"name": config.name, "kwargs": to_dict(config.kwargs)},
         task=told.task,
@@ -103,8 +104,8 @@ def evaluate(
         policy=describe_policy(policy, policy_path),
         episodes=tuple(results),
         timing=timing(results, planner, wall),
-        versions=package_versions(),
-        machine=machine(),
+        versions=dict(package_versions()),
+        machine=machine(renderer),
         git_commit=git_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         step=step,

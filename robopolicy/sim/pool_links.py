@@ -6,12 +6,14 @@ import multiprocessing.connection
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 
+from robopolicy.sim.pool_parcels import make_depot, unpack
 from robopolicy.sim.pool_slots import Advance, Command, Reply, SlotRunner
 from robopolicy.sim.pool_worker import spawn_worker
 from robopolicy.sim.registry import EnvConfig
@@ -73,6 +75,7 @@ class ProcessLink(Link):
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._head_since = 0.0
+        self._depot: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -104,7 +107,7 @@ class ProcessLink(Link):
         replies = []
         try:
             while self.pending and self._connection.poll(0):
-                replies.append(self._connection.recv())
+                replies.append(unpack(self._connection.recv(), self._depot_name))
                 self.pending.popleft()
                 self._head_since = time.monotonic()
         except (EOFError, OSError) as e:
@@ -125,16 +128,24 @@ class ProcessLink(Link):
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._process = self._connection = None
+        if self._depot is not None:
+            self._depot.cleanup()
+        self._process = self._connection = self._depot = None
         self.pending.clear()
 
+    @property
+    def _depot_name(self) -> str:
+        assert self._depot is not None
+        return self._depot.name
+
     def _start(self) -> None:
+        self._depot = make_depot()
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = spawn_worker(theirs.fileno())
         self._connection = Connection(ours.detach())
         try:
-            self._connection.send((self._config, sys.path))
+            self._connection.send((self._config, sys.path, self._depot.name))
         except OSError:
             return
 

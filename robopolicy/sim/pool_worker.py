@@ -7,6 +7,7 @@ Started as its own program rather than through ``multiprocessing``, so the user'
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,17 +43,19 @@ def spawn_worker(child_fd: int, boot: str = BOOT) -> subprocess.Popen[bytes]:
 
 
 def main(fd: int) -> None:
-    """Serve commands until the parent goes away: the first message is ``(EnvConfig, sys.path)``."""
+    """Serve commands until the parent goes away: the first message is ``(EnvConfig, sys.path, depot)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent; its end closes the socket
     connection = Connection(fd)
-    config, path = connection.recv()
+    config, path, depot = connection.recv()
     sys.path.extend(p for p in path if p not in sys.path)
 
+    from robopolicy.sim.pool_parcels import pack
     from robopolicy.sim.pool_slots import SlotRunner
 
     runner = SlotRunner(config)
     try:
         while True:
-            connection.send(runner.handle(connection.recv()))
+            connection.send(pack(runner.handle(connection.recv()), depot))
     except (EOFError, OSError):
         runner.close()
+        shutil.rmtree(depot, ignore_errors=True)  # a parent that was killed could not

@@ -19,14 +19,8 @@ from robopolicy.testing.policies import NoisyGoalPolicy
 CONFIG = "dataset:\n  path: data/<demo>\npolicy:\n  type: diffusion\n  backbone: unet\nbatch_size: 64\n"
 PLOTS = 7
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1180,1000",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--window-size=1180,1000"),
 ]
 
 

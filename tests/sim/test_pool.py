@@ -51,9 +51,10 @@ class Recorder:
 def test_every_number_of_workers_gives_the_same_bits():
     """Results, batch composition and every observation bit agree for 0, 1, 2 and 4 processes (lengths differ)."""
     seen = {}
+    env = config(image=True, image_size=(64, 48), slow_every=3)  # large enough to go through the slots' files
     for workers in (0, 1, 2, 4):
         recorder = Recorder()
-        with EpisodePool(config(image=True, slow_every=3), workers, slots=6, n_obs_steps=2, obs_keys=(*KEYS, TOP)) as p:
+        with EpisodePool(env, workers, slots=6, n_obs_steps=2, obs_keys=(*KEYS, TOP)) as p:
             results = p.run(episode_list(17, 40), recorder)
         seen[workers] = (without_time(results), recorder.batches)
     assert [r.seed for r in seen[0][0]] == list(range(40, 57))
@@ -239,22 +240,26 @@ class TestWorkers:
             "from robopolicy.sim.registry import EnvConfig\n"
             "pool = EpisodePool(EnvConfig('point_reach'), 1, 1)\n"
             "pool.describe()\n"
-            "print(pool._links[0].pid, flush=True)\n"
+            "print(pool._links[0].pid, pool._links[0]._depot_name, flush=True)\n"
             "os.kill(os.getpid(), signal.SIGKILL)\n"
         )
         done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
-        pid = int(done.stdout)
+        pid, depot = int(done.stdout.split()[0]), Path(done.stdout.split()[1])
         deadline = time.monotonic() + 20
         while Path(f"/proc/{pid}/cmdline").exists() and b"pool_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
             assert time.monotonic() < deadline, "the worker outlived its parent"
             time.sleep(0.05)
+        assert not depot.exists()
 
     def test_close_leaves_no_process(self):
         pool = EpisodePool(config(), 2, 4, obs_keys=KEYS)
         pool.run(episode_list(4, 0), to_goal)
         processes = [link._process for link in pool._links]
+        depots = [Path(link._depot_name) for link in pool._links]
+        assert all(d.is_dir() for d in depots)
         pool.close()
         assert [p.poll() is not None for p in processes] == [True, True]
+        assert not any(d.exists() for d in depots)
 
 
 def test_film_has_the_reset_and_every_step():
