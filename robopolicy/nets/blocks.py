@@ -42,6 +42,9 @@ class Ops(Protocol):
     def cat(self, a: Tensor, b: Tensor) -> Tensor:
         """Concatenate channels."""
 
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum; ``a`` may be overwritten."""
+
 
 class ConvBlock(nn.Module):
     """Convolution of the same length, GroupNorm, Mish."""
@@ -85,5 +88,4 @@ class ResidualBlock(nn.Module):
         """Apply to features with the block's own ``film``."""
         out = self.second(ops, self.first(ops, h, film))
         skip: Tensor = h if self.skip is None else ops.conv(self.skip, h)
-        result: Tensor = out + skip
-        return result
+        return ops.add(out, skip)

@@ -40,3 +40,7 @@ class ChannelsFirstOps:
     def cat(self, a: Tensor, b: Tensor) -> Tensor:
         """Concatenate channels."""
         return torch.cat((a, b), dim=1)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum."""
+        return a + b

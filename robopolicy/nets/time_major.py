@@ -7,6 +7,7 @@ function with a hand-written backward: torch's Mish costs as much as a convoluti
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from robopolicy.nets.blocks import Modulation
 from robopolicy.nets.temporal import TapConv, TapUpsample
 
 
-def tap_rows(length: int, shift: int) -> tuple[slice, slice]:
-    """Output rows and input rows that meet at a tap looking ``shift`` steps ahead, for equal lengths."""
-    return slice(max(0, -shift), length - max(0, shift)), slice(max(0, shift), length - max(0, -shift))
+def outer_taps(taps: int, length: int) -> Iterator[tuple[int, slice, slice]]:
+    """Every tap but the middle one that meets data: ``(tap, output rows, input rows)`` at equal lengths."""
+    for tap in range(taps):
+        shift = tap - taps // 2
+        if 0 < abs(shift) < length:
+            yield tap, slice(max(0, -shift), length - max(0, shift)), slice(max(0, shift), length - max(0, -shift))
 
 
 class TapProduct(torch.autograd.Function):
@@ -26,14 +30,14 @@ class TapProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Sum over taps of ``x[rows] @ weight[tap]``."""
+        """Sum over taps of ``x[rows] @ weight[tap]``; the middle tap, which meets every row, goes first."""
         ctx.save_for_backward(x, weight)
-        length, n, _ = x.shape
-        out = bias.expand(length, n, -1).contiguous()
-        for tap, matrix in enumerate(weight):
-            to, source = tap_rows(length, tap - len(weight) // 2)
-            if to.stop > to.start:
-                out[to].flatten(0, 1).addmm_(x[source].flatten(0, 1), matrix)
+        length, n, inputs = x.shape
+        middle = len(weight) // 2
+        flat = torch.addmm(bias, x.view(length * n, inputs), weight[middle])
+        out = flat.view(length, n, -1)
+        for tap, to, source in outer_taps(len(weight), length):
+            out[to].flatten(0, 1).addmm_(x[source].flatten(0, 1), weight[tap])
         return out
 
     @staticmethod
@@ -41,18 +45,18 @@ class TapProduct(torch.autograd.Function):
         """Gradients of input (if asked for), weight and bias."""
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        length = len(x)
-        grad_x = torch.zeros_like(x) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight)
-        for tap, matrix in enumerate(weight):
-            to, source = tap_rows(length, tap - len(weight) // 2)
-            if to.stop <= to.start:
-                continue
-            rows = grad[to].flatten(0, 1)
-            if grad_x is not None:
-                grad_x[source].flatten(0, 1).addmm_(rows, matrix.t())
-            torch.mm(x[source].flatten(0, 1).t(), rows, out=grad_weight[tap])
-        return grad_x, grad_weight, grad.sum((0, 1))
+        flat_x, flat_grad = x.flatten(0, 1), grad.flatten(0, 1)
+        middle, taps = len(weight) // 2, list(outer_taps(len(weight), len(x)))
+        grad_weight = torch.empty_like(weight) if len(taps) == len(weight) - 1 else torch.zeros_like(weight)
+        torch.mm(flat_x.t(), flat_grad, out=grad_weight[middle])
+        for tap, to, source in taps:
+            torch.mm(x[source].flatten(0, 1).t(), grad[to].flatten(0, 1), out=grad_weight[tap])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = torch.mm(flat_grad, weight[middle].t()).view_as(x)
+            for tap, to, source in taps:
+                grad_x[source].flatten(0, 1).addmm_(grad[to].flatten(0, 1), weight[tap].t())
+        return grad_x, grad_weight, flat_grad.sum(0)
 
 
 def _spread(group: Tensor, channels: int) -> Tensor:
@@ -175,3 +179,7 @@ class TimeMajorOps:
     def cat(self, a: Tensor, b: Tensor) -> Tensor:
         """Concatenate channels."""
         return torch.cat((a, b), dim=-1)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum."""
+        return a + b

@@ -7,8 +7,8 @@ into matrix products.  The default backbone; choose the transformer for abrupt, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,14 @@ from robopolicy.core.errors import ConfigError
 from robopolicy.nets.blocks import ConvBlock, Modulation, Ops, ResidualBlock
 from robopolicy.nets.embeddings import StepEmbedding, batch_times
 from robopolicy.nets.ops import ChannelsFirstOps
+from robopolicy.nets.packed import fingerprint
+from robopolicy.nets.recorder import WeightStore
 from robopolicy.nets.temporal import TapConv, TapUpsample
 from robopolicy.nets.time_major import TimeMajorOps
+from robopolicy.nets.unet1d_cached import PackedChannelsFirstOps, UnetCache, recorded, split_films, tabulate
+
+# From this many chunks on, the time-major products beat torch's convolutions in training on a CPU.
+TIME_MAJOR_FROM = 8
 
 
 class DownLevel(nn.Module):
@@ -80,6 +86,8 @@ class ConditionalUnet1d(nn.Module):
         self.mid = nn.ModuleList(ResidualBlock(deepest, deepest, **block) for _ in range(2))
         self.up = nn.ModuleList(UpLevel(o, i, **block) for i, o in reversed(pairs[1:]))
         self.head = ConvBlock(self.down_dims[0], self.down_dims[0], kernel_size, n_groups)
+        self.inference_dtype = torch.float32
+        self._store: WeightStore | None = None
         self.project = TapConv(self.down_dims[0], self.output_dim, 1)
 
     @property
@@ -97,10 +105,13 @@ class ConditionalUnet1d(nn.Module):
                 f"use {near} or fewer levels"
             )
 
-    def _check(self, x: Tensor, cond: Tensor | None) -> None:
+    def _check_chunk(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.input_dim:
             raise ConfigError(f"U-Net input: expected (N, H, {self.input_dim}), got {tuple(x.shape)}")
         self.check_horizon(x.shape[1])
+
+    def _check(self, x: Tensor, cond: Tensor | None) -> None:
+        self._check_chunk(x)
         want = (x.shape[0], self.global_cond_dim)
         if (cond is None) != (self.global_cond_dim == 0) or (cond is not None and tuple(cond.shape) != want):
             got = None if cond is None else tuple(cond.shape)
@@ -118,8 +129,14 @@ class ConditionalUnet1d(nn.Module):
         if cond is not None:
             vector = torch.cat((vector, cond.to(vector.dtype)), dim=-1)
         active = F.mish(vector)
-        films = [block.modulation(block.film(active)) for block in self.residual_blocks()]
-        return self.traverse(TimeMajorOps() if x.device.type == "cpu" else ChannelsFirstOps(), x, films)
+        films = [block.film(active) for block in self.residual_blocks()]
+        if not torch.is_grad_enabled() and self._can_record(x):
+            program = recorded(self, self._current_store(), x)
+            torch.cat(films, dim=1, out=program.table)
+            return program(x)
+        # With few chunks torch's convolutions waste less than the time-major products' bookkeeping costs.
+        ops: Ops = TimeMajorOps() if x.device.type == "cpu" and len(x) >= TIME_MAJOR_FROM else ChannelsFirstOps()
+        return self.traverse(ops, x, split_films(self.residual_blocks(), films))
 
     def residual_blocks(self) -> list[ResidualBlock]:
         """Every block with a FiLM, in the order in which ``traverse`` meets them."""
@@ -130,16 +147,62 @@ class ConditionalUnet1d(nn.Module):
         film = iter(films)
         h = ops.enter(x)
         skips = []
-        for level in self.down:
-            h = level.second(ops, level.first(ops, h, next(film)), next(film))
+        for down in cast("Iterable[DownLevel]", self.down):
+            h = down.second(ops, down.first(ops, h, next(film)), next(film))
             skips.append(h)
-            h = h if level.resample is None else ops.conv(level.resample, h)
+            h = h if down.resample is None else ops.conv(down.resample, h)
         for block in self.mid:
             h = block(ops, h, next(film))
-        for level in self.up:
-            h = level.first(ops, ops.cat(h, skips.pop()), next(film))
-            h = ops.upsample(level.resample, level.second(ops, h, next(film)))
+        for up in cast("Iterable[UpLevel]", self.up):
+            h = up.first(ops, ops.cat(h, skips.pop()), next(film))
+            h = ops.upsample(up.resample, up.second(ops, h, next(film)))
         return ops.leave(ops.conv(self.project, self.head(ops, h)))
+
+    def train(self, mode: bool = True) -> ConditionalUnet1d:
+        """Switch mode; a change of mode drops packed weights."""
+        if mode != self.training:
+            self._store = None
+        super().train(mode)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave the packed weights behind."""
+        return {**self.__dict__, "_store": None}
+
+    def _can_record(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and self.project.weight.dtype == torch.float32
+
+    def _current_store(self) -> WeightStore:
+        """What is derived from the weights, made anew when they, or ``inference_dtype``, have changed."""
+        stamp = fingerprint(self)
+        if self._store is None or self._store.stamp != stamp or self._store.dtype != self.inference_dtype:
+            self._store = WeightStore(self.inference_dtype, stamp)
+        return self._store
+
+    @torch.no_grad()
+    def prepare(self, cond: Tensor | None, times: Tensor) -> UnetCache:
+        """Tabulate what ``forward_cached`` needs for conditions ``(N, C)`` and grid ``times (S,)``; no gradients.
+
+        Weights are packed on first use and again when they change.  The table of times is kept as long as the same
+        ``times`` tensor comes.  With ``inference_dtype = torch.bfloat16`` products run in bfloat16 (about 1e-2).
+        """
+        with torch.autocast(self.project.weight.device.type, enabled=False):
+            return tabulate(self, self._current_store(), cond, times)
+
+    @torch.no_grad()
+    def forward_cached(self, x: Tensor, step_index: int, cache: UnetCache) -> Tensor:
+        """``forward(x, times[step_index], cond)`` of the ``prepare``d grid: same values within 1e-5 in float32.
+
+        On a CPU the operations are recorded at the first call for a shape and replayed on fixed buffers later.
+        """
+        self._check_chunk(x)
+        if self._can_record(x):
+            program = recorded(self, cache.store, x)
+            cache.coefficients(step_index, out=program.table)
+            return program(x)
+        table = cache.coefficients(step_index)
+        films = table.split([b.film.out_features for b in self.residual_blocks()], dim=1)
+        return self.traverse(PackedChannelsFirstOps(cache.store), x, split_films(self.residual_blocks(), films))
 
     def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """One optimiser group: the published network decays every parameter."""

@@ -1,0 +1,60 @@
+"""Weights laid out once for inference: a matrix that multiplies rows, in float32 or bfloat16.
+
+oneDNN's blocked layout reads large matrices up to 1.3x faster than plain rows when few rows are multiplied (measured
+on AVX-512 with AMX; in bfloat16 up to 1.3x at every size).  It is reached through an operator that torch does not
+promise to keep, so it is tried once and the plain product is used where it is missing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+# Below this many elements, or above this many rows, the plain float32 product is faster.
+BLOCKED_FROM = 1 << 20
+BLOCKED_ROWS = 16
+
+
+@cache
+def has_blocked_linear() -> bool:
+    """Whether this build of torch has oneDNN's packed linear operator and it computes what it should."""
+    weight, x = torch.ones(16, 16), torch.ones(1, 16)
+    try:
+        with torch.no_grad():
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+            out = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((out == 16.0).all())
+
+
+class PackedMatrix:
+    """A ``weight (K, O)`` and ``bias (O)`` that write ``rows (M, K) @ weight + bias`` into a float32 ``out (M, O)``.
+
+    ``rows`` come in the matrix's ``dtype``.  The blocked copy is made when it is first useful.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.weight, self.bias = weight.detach().to(dtype), bias.detach().to(dtype)
+        self._blocked: Tensor | None = None
+
+    def product(self, rows: Tensor, out: Tensor) -> None:
+        """Fill ``out``."""
+        low = self.dtype != torch.float32
+        few = rows.shape[0] <= BLOCKED_ROWS and self.weight.numel() >= BLOCKED_FROM
+        if has_blocked_linear() and (low or few):
+            if self._blocked is None:
+                self._blocked = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous(), BLOCKED_ROWS)
+            out.copy_(torch.ops.mkldnn._linear_pointwise(rows, self._blocked, self.bias, "none", [], ""))
+        elif low:
+            out.copy_(torch.addmm(self.bias, rows, self.weight))
+        else:
+            torch.addmm(self.bias, rows, self.weight, out=out)
+
+
+def fingerprint(module: nn.Module) -> tuple[object, ...]:
+    """A value that changes when any parameter is replaced, moved, or written in place."""
+    return tuple((id(p), p.data_ptr(), p._version) for p in module.parameters())
