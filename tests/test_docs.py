@@ -1,0 +1,66 @@
+"""The documentation's Python runs as printed, its links lead somewhere, and its commands exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+@pytest.mark.slow
+@pytest.mark.render
+def test_add_a_task_runs_as_printed(tmp_path):
+    task, check = blocks(ROOT / "docs/add_a_task.md", "python")
+    (tmp_path / "my_tasks.py").write_text(task)
+    (tmp_path / "check.py").write_text(
+        f"if __name__ == '__main__':\n    {check.strip().replace(chr(10), chr(10) + '    ')}\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    checked = subprocess.run([sys.executable, "check.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr[-2000:]
+    command = [
+        "-m",
+        "robopolicy",
+        "collect",
+        "my_tasks:PandaReach",
+        "--episodes",
+        "3",
+        "--out",
+        "data/reach",
+        "--cameras",
+    ]
+    collected = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert collected.returncode == 0, collected.stderr[-2000:]
+    assert "3 demonstrations" in collected.stdout + collected.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_exist(page):
+    from robopolicy.cli.main import VERBS
+
+    text = page.read_text()
+    for verb in re.findall(r"^\s*(?:\.venv/bin/)?robopolicy ([a-z]+)", text, flags=re.M):
+        assert verb in VERBS, f"{page.name} names the verb '{verb}'"
+    makefile = (ROOT / "Makefile").read_text()
+    for verb in re.findall(r"^\s*make ([a-z]+)", text, flags=re.M):
+        assert re.search(rf"^{verb}:", makefile, flags=re.M), f"{page.name} names 'make {verb}'"
+    for preset in re.findall(r"configs/[a-z_]+/[a-z_]+\.yaml", text):
+        assert (ROOT / preset).is_file(), f"{page.name} names {preset}"
