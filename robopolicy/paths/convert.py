@@ -75,11 +75,8 @@ def to_x0_eps(kind: Kind, out: Tensor, z: Tensor, path: GaussianPath, t: Tensor)
 
     Raises ``IncompatibleNoiseLevel`` for outputs that cannot be converted at pure noise (scalar times).
     """
-    if _plain(path, t):
-        p, q, r, w = _plain_row(kind, path, t.item())
-    else:
-        p, q, r, w = output_row(kind, path, *coefficients(path, t, z))
-    return _mix(z, p, out, q), _mix(z, r, out, w)
+    prediction = canonical(kind, out, z, path, t)
+    return prediction.x0, prediction.eps
 
 
 def target(kind: Kind, x0: Tensor, eps: Tensor, path: GaussianPath, t: Tensor) -> Tensor:
@@ -89,9 +86,13 @@ def target(kind: Kind, x0: Tensor, eps: Tensor, path: GaussianPath, t: Tensor) -
 
 
 def canonical(kind: Kind, out: Tensor, z: Tensor, path: GaussianPath, t: Tensor) -> Prediction:
-    """One network query as ``Prediction`` (unclipped), whatever the network outputs."""
-    x0, eps = to_x0_eps(kind, out, z, path, t)
-    return Prediction(x0, eps, _plain_kappa(path, t.item()) if _plain(path, t) else path.kappa(t))
+    """One network query as ``Prediction`` (unclipped), whatever the network outputs; errors as ``to_x0_eps``."""
+    if _plain(path, t):
+        (p, q, r, w), kappa = _plain_row(kind, path, t.item(), z.dtype)
+    else:
+        p, q, r, w = output_row(kind, path, *coefficients(path, t, z))
+        kappa = path.kappa(t)
+    return Prediction(_mix(z, p, out, q), _mix(z, r, out, w), kappa)
 
 
 def to_edm_coords(z: Tensor, path: GaussianPath, t: Tensor) -> Tensor:
@@ -133,23 +134,23 @@ def _plain_level(path: GaussianPath, t: float) -> tuple[float, float]:
 
 # Sampling asks for the same few times again and again; paths are immutable, so the answers are remembered.
 @lru_cache(maxsize=8192)
-def _plain_row(kind: Kind, path: GaussianPath, t: float) -> Row:
-    return output_row(kind, path, *_plain_level(path, t))
+def _plain_row(kind: Kind, path: GaussianPath, t: float, dtype: torch.dtype) -> tuple[Row, Tensor]:
+    """``output_row`` and ``kappa``.
 
-
-@lru_cache(maxsize=8192)
-def _plain_kappa(path: GaussianPath, t: float) -> Tensor:
+    What multiplies the state is a CPU scalar tensor: with a Python float torch takes twice as long.
+    """
     alpha, sigma = _plain_level(path, t)
+    p, q, r, w = output_row(kind, path, alpha, sigma)
     with np.errstate(divide="ignore"), torch.inference_mode(False):
-        return torch.tensor(np.float64(sigma) / alpha, dtype=torch.float32)
+        kappa = torch.tensor(np.float64(sigma) / alpha, dtype=torch.float32)
+        p, r = (c if c == 0.0 else torch.as_tensor(c, dtype=dtype) for c in (p, r))
+    return (p, q, r, w), kappa
 
 
 def _mix(x: Tensor, p: Coefficient, y: Tensor, q: Coefficient) -> Tensor:
     """``p x + q y`` without touching absent terms."""
-    if isinstance(p, float) and isinstance(q, float):
-        if p == 0.0:
-            return y if q == 1.0 else y * q
-        return x if q == 0.0 and p == 1.0 else torch.add(x * p, y, alpha=q)
     if isinstance(p, float) and p == 0.0:
-        return y * q
-    return torch.addcmul(x * p, y, q) if isinstance(q, Tensor) else torch.add(x * p, y, alpha=q)
+        return y if isinstance(q, float) and q == 1.0 else y * q
+    if isinstance(q, float):
+        return x * p if q == 0.0 else torch.add(x * p, y, alpha=q)
+    return torch.addcmul(x * p, y, q)

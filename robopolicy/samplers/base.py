@@ -5,7 +5,7 @@ A denoiser is any callable ``denoise(z, t) -> Prediction`` with ``z`` ``(N, H, D
 Predictions are unclipped; the sampler clips ``x0``.
 
 Every step is a linear map with coefficients that depend on the path and the grid only.  They are worked out once in
-float64, kept as plain floats (``(D,)`` tensors for per-channel paths) and found again by (sampler, path, times).
+float64, kept as scalars (``(D,)`` tensors for per-channel paths) and found again by (sampler, path, times).
 All formulas are written in native coordinates, where pure noise (``alpha = 0``) and the clean end are not singular.
 """
 
@@ -45,7 +45,10 @@ class Levels:
 
 @dataclass(frozen=True)
 class Plan:
-    """Times of the grid as scalars, and one tuple of coefficients a step (``None`` = the term is absent)."""
+    """Times of the grid as scalars, and one tuple of coefficients a step (``None`` = the term is absent).
+
+    The first coefficient of a row multiplies and is a tensor: with a Python float torch takes twice as long.
+    """
 
     times: tuple[Tensor, ...]
     rows: tuple[tuple[Any, ...], ...]
@@ -79,7 +82,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
-        """Columns of per-step coefficients, ``(n,)`` or ``(n, D)`` float64 each, in the order the loop reads them."""
+        """Columns of per-step coefficients, ``(n,)`` or ``(n, D)`` float64 each, in the order the loop reads them.
+
+        The first one is nowhere zero.
+        """
 
     @property
     def keeps_eps(self) -> bool:
@@ -153,14 +159,20 @@ def _cached_plan(
         np.concatenate([alpha, clean]), np.concatenate([sigma, 0 * clean]), np.concatenate([kappa, 0 * clean])
     )
     columns = sampler.coefficients(levels)
+    if not all(np.isfinite(c).all() for c in columns):
+        raise ConfigError("a sampling coefficient is not finite on this grid; use fewer, better separated levels")
     with torch.inference_mode(False):  # the plan outlives the caller's mode and may meet autograd later
-        rows = tuple(tuple(_coefficient(c[i], device, dtype) for c in columns) for i in range(len(times)))
+        rows = tuple(
+            (
+                torch.as_tensor(columns[0][i], dtype=dtype, device=device if path.per_channel else None),
+                *(_coefficient(c[i], device, dtype) for c in columns[1:]),
+            )
+            for i in range(len(times))
+        )
         return Plan(tuple(torch.tensor(t, dtype=time_dtype) for t in times), rows)
 
 
 def _coefficient(value: np.ndarray, device: torch.device, dtype: torch.dtype) -> Coefficient | None:
-    if not np.isfinite(value).all():
-        raise ConfigError("a sampling coefficient is not finite on this grid; use fewer, better separated levels")
     if not np.any(value):
         return None
     return float(value) if np.ndim(value) == 0 else torch.as_tensor(value, dtype=dtype, device=device)
@@ -171,3 +183,10 @@ def plus(z: Tensor, x: Tensor, c: Coefficient | None) -> Tensor:
     if c is None:
         return z
     return z.add_(x, alpha=c) if isinstance(c, float) else z.addcmul_(x, c)
+
+
+def added(z: Tensor, x: Tensor, c: Coefficient | None) -> Tensor:
+    """``z + c x`` as a new tensor: for states that a denoiser has seen and may keep."""
+    if c is None:
+        return z.clone()
+    return torch.add(z, x, alpha=c) if isinstance(c, float) else torch.addcmul(z, x, c)

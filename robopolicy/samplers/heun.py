@@ -19,7 +19,7 @@ from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.paths.base import GaussianPath
-from robopolicy.samplers.base import Denoiser, Levels, Sampler, plus
+from robopolicy.samplers.base import Denoiser, Levels, Sampler, added, plus
 
 Space = Literal["edm", "native"]
 
@@ -36,7 +36,7 @@ class Heun(Sampler):
             raise ConfigError(f"space must be one of {', '.join(get_args(Space))}; got {self.space!r}")
 
     def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
-        """Columns: predictor ``(x0, z)``, corrector ``(x0, x0', z)``; the last step has no corrector."""
+        """Columns: predictor ``(x0, z)``, then what the corrector adds ``(x0, x0')``; the last step has none."""
         a, s, a2, s2 = levels.steps
         last = s2 == 0
         native = (a == 0) | (self.space == "native")
@@ -46,18 +46,18 @@ class Heun(Sampler):
         d_sigma = np.where(native, s2 - s, s2 - a2 * s / safe_a)
         first = d_alpha / 2 + d_sigma / 2 * (a2 / safe_s2 - 2 * a / s)
         second = d_alpha / 2 - d_sigma / 2 * a2 / safe_s2
-        return a2 - s2 * a / s, s2 / s, first, np.where(last, 0.0, second), s2 / s
+        guess = a2 - s2 * a / s
+        return guess, s2 / s, np.where(last, 0.0, first - guess), np.where(last, 0.0, second)
 
     def __call__(
         self, denoise: Denoiser, path: GaussianPath, times: Tensor, z: Tensor, tape: Tensor | None = None
     ) -> Tensor:
         plan = self.plan(path, times, z)
         self.noises(plan, z, tape)
-        for i, (p_x, p_z, c_x, c_x2, c_z) in enumerate(plan.rows):
+        for i, (p_x, p_z, c_x, c_x2) in enumerate(plan.rows):
             x0 = self.clipped(denoise(z, plan.times[i]).x0)
-            guess = plus(x0 * p_x, z, p_z)
-            if c_x2 is None:  # into the clean level, where there is no second slope
-                return guess
-            ahead = self.clipped(denoise(guess, plan.times[i + 1]).x0)
-            z = plus(plus(z * c_z, x0, c_x), ahead, c_x2)
+            z = plus(x0 * p_x, z, p_z)
+            if c_x2 is not None:  # the clean level has no second slope
+                ahead = self.clipped(denoise(z, plan.times[i + 1]).x0)
+                z = plus(added(z, x0, c_x), ahead, c_x2)
         return z

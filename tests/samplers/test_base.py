@@ -105,7 +105,8 @@ def test_plans_are_cached_per_path_and_grid(name):
     assert make_sampler(name).plan(PATH, PATH.grid(7, "trailing"), z) is plan
     assert sampler.plan(VPDiscrete.make(), PATH.grid(7, "trailing"), z) is not plan
     assert sampler.plan(PATH, PATH.grid(8, "trailing"), z) is not plan
-    assert all(c is None or isinstance(c, float) for row in plan.rows for c in row)
+    assert all(row[0].ndim == 0 and row[0].is_cpu for row in plan.rows)
+    assert all(c is None or isinstance(c, float) for row in plan.rows for c in row[1:])
 
 
 @pytest.mark.parametrize("name", NAMES)
