@@ -126,7 +126,7 @@ class ObservationSpec:
         return ObservationSpec(tuple(self[k] for k in keys))
 
 
-ActionMode = Literal["absolute", "delta", "joint_abs", "joint_delta", "keypose"]
+ActionMode = Literal["unstated", "absolute", "delta", "joint_abs", "joint_delta", "keypose"]
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,15 @@ class ActionSpace:
     """What one action step means, as an environment, dataset or robot declares it.
 
     ``low``/``high`` are physical bounds (``None`` = unbounded), length ``dim``; ``frame`` names the reference frame.
+    Most LeRobot datasets do not say what their numbers mean: ``mode`` "unstated" and ``frame`` "" are compared with
+    nothing.  Environments and robots always state both.
     """
 
     dim: int
     names: tuple[str, ...] | None = None
     kinds: tuple[ChannelKind, ...] | None = None
-    mode: ActionMode = "absolute"
-    frame: str = "base"
+    mode: ActionMode = "unstated"
+    frame: str = ""
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     unit: str = ""
@@ -211,10 +213,12 @@ class ActionSpec:
         ours = self.space
         pairs: list[tuple[str, Any, Any]] = [
             ("dim", ours.dim, space.dim),
-            ("mode", ours.mode, space.mode),
-            ("frame", ours.frame, space.frame),
             ("channel kinds", ours.channel_kinds, space.channel_kinds),
         ]
+        if "unstated" not in (ours.mode, space.mode):
+            pairs.append(("mode", ours.mode, space.mode))
+        if ours.frame and space.frame:
+            pairs.append(("frame", ours.frame, space.frame))
         if ours.names and space.names:
             pairs.append(("names", ours.names, space.names))
         if fps is not None and self.dt > 0:
@@ -288,8 +292,8 @@ def action_space_from_dict(data: Mapping[str, Any]) -> ActionSpace:
         dim=data["dim"],
         names=_tuple(data.get("names")),
         kinds=None if kinds is None else tuple(ChannelKind(k) for k in kinds),
-        mode=data.get("mode", "absolute"),
-        frame=data.get("frame", "base"),
+        mode=data.get("mode", "unstated"),
+        frame=data.get("frame", ""),
         low=_tuple(data.get("low")),
         high=_tuple(data.get("high")),
         unit=data.get("unit", ""),

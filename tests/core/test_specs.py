@@ -21,7 +21,7 @@ from robopolicy.core.specs import (
     to_dict,
 )
 
-SPACE = ActionSpace(dim=2, names=("x", "y"), low=(0.0, 0.0), high=(512.0, 512.0), unit="px")
+SPACE = ActionSpace(dim=2, names=("x", "y"), mode="absolute", frame="base", low=(0.0, 0.0), high=(512.0, 512.0), unit="px")
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,13 @@ def test_mismatch_names_what_differs(space, fps, word):
     spec.check_matches(SPACE, 10.0, "the robot")
     with pytest.raises(ActionSpaceMismatch, match=word):
         spec.check_matches(space, fps, "the robot")
+
+
+def test_what_a_dataset_does_not_state_is_not_compared():
+    unstated = ActionSpec(ActionSpace(dim=2, names=("x", "y")), 16, 2, 8, 0.1)
+    unstated.check_matches(SPACE, 10.0, "the robot")
+    with pytest.raises(ActionSpaceMismatch, match="frame: policy ee, the robot base"):
+        ActionSpec(ActionSpace(dim=2, frame="ee"), 16, 2, 8, 0.1).check_matches(SPACE, 10.0, "the robot")
 
 
 def test_unknown_key_suggests_the_nearest():
