@@ -48,7 +48,8 @@ class DiffusionPolicy(DenoisingPolicy):
         super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
         if config.normalization.action == "identity":
             check_identity(self.stats[ACTION], config.clip_range)
-        path = VPDiscrete.make(config.schedule, config.num_train_steps, config.beta_start, config.beta_end)
+        with torch.device("cpu"):  # tables of numbers, also when the networks are built on "meta"
+            path = VPDiscrete.make(config.schedule, config.num_train_steps, config.beta_start, config.beta_end)
         net = _backbone(config, action_space.dim, self.encoder.step_dim)
         self._finish(net, path, Kind(config.prediction))
 

@@ -48,7 +48,7 @@ def _affine(stats: FeatureStats, mode: NormMode, key: str) -> tuple[Tensor, Tens
     """Shift, scale and constant mask ``(D,)``, computed in float64."""
     low, high = _bounds(stats, mode, key)
     if stats.constant:
-        constant = torch.tensor(stats.constant, dtype=torch.bool)
+        constant = torch.tensor(stats.constant, dtype=torch.bool, device="cpu")
     else:
         constant = (_f64(stats.max) - _f64(stats.min)) < RANGE_FLOOR
     constant |= _f64(stats.max) == _f64(stats.min)
@@ -78,7 +78,7 @@ def _bounds(stats: FeatureStats, mode: NormMode, key: str) -> tuple[Tensor, Tens
 
 
 def _f64(values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.tensor(values, dtype=torch.float64, device="cpu")  # also when a policy is built on "meta"
 
 
 class Normalizer(nn.Module):

@@ -149,7 +149,13 @@ def test_edited_text_files_are_refused_with_their_name(saved: Path, name, edit, 
 
 
 def test_pretrained_encoders_are_not_downloaded_again(tmp_path: Path):
-    image = {"backbone": "torchvision:squeezenet1_1", "weights": "default", "norm": "frozen_batch", "crop": None, "feature_dim": 4}
+    image = {
+        "backbone": "torchvision:squeezenet1_1",
+        "weights": "default",
+        "norm": "frozen_batch",
+        "crop": None,
+        "feature_dim": 4,
+    }
     config = {"encoder": {"image": image}, "unet": {"down_dims": (8, 8), "kernel_size": 3, "step_embed_dim": 8}}
     from robopolicy.core.specs import ACTION, STATE, ActionSpace
     from robopolicy.policies.registry import make_policy
