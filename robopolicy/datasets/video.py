@@ -20,6 +20,8 @@ import numpy as np
 from robopolicy.core.errors import DatasetError
 
 MIN_FORWARD_FRAMES = 8
+# A time stamp this near (in frame times) is the one asked for; further off, the next frame might be nearer.
+EXACT = 0.05
 
 
 class _OpenVideo:
@@ -42,6 +44,7 @@ class _OpenVideo:
         self.forward = MIN_FORWARD_FRAMES  # ahead of this many frames a seek is cheaper
         self.max_error = 0.0
         self._frames: Iterator[Any] = iter(())
+        self._before: Any = None
         self._last: Any = None
 
     def close(self) -> None:
@@ -52,13 +55,12 @@ class _OpenVideo:
         target = self.first + seconds * fps * self.step
         half = 0.5 * self.step
         try:
-            last = self._last
-            if last is None or last.pts > target + half or target - last.pts > self.forward * self.step:
-                self._seek(target, half)
-            frame = self._walk(target - half)
+            if not self._ahead(target):
+                self._seek(target)
+            frame = self._walk(target)
         except (av.FFmpegError, OSError) as e:
             raise DatasetError(f"{self.path}: decoding failed at {seconds:.3f} s ({e}); restore the file") from e
-        if frame is None or frame.pts > target + half:
+        if frame is None or abs(frame.pts - target) > half:
             raise DatasetError(
                 f"{self.path}: no frame at {seconds:.3f} s (frame {round(seconds * fps)}); the video is shorter "
                 f"than its episode or has a gap; the file has {self.stream.frames} frames"
@@ -66,27 +68,36 @@ class _OpenVideo:
         self.max_error = max(self.max_error, abs(frame.pts - target) / (self.step * fps))
         return frame
 
-    def _seek(self, target: float, half: float) -> None:
+    def _ahead(self, target: float) -> bool:
+        """Whether decoding on from here reaches ``target`` sooner than a seek."""
+        start = self._before or self._last
+        return (
+            start is not None
+            and start.pts <= target + EXACT * self.step
+            and target - start.pts <= self.forward * self.step
+        )
+
+    def _seek(self, target: float) -> None:
         """Stand on a key frame at or before ``target`` (files order by decode time, so step back when past it)."""
-        back = 0.0
+        latest, back = target + EXACT * self.step, 0.0
         while True:
-            offset = max(int(target + half - back), self.first)
+            offset = max(int(latest - back), self.first)
             self.container.seek(offset, stream=self.stream, backward=True)
             self._frames = self.container.decode(self.stream)
-            self._last = next(self._frames, None)
-            if self._last is None or self._last.pts <= target + half or offset <= self.first:
+            self._before, self._last = None, next(self._frames, None)
+            if self._last is None or self._last.pts <= latest or offset <= self.first:
                 break
             back = max(2 * back, 16 * self.step)
         if self._last is not None:
             distance = (target - self._last.pts) / self.step
             self.forward = max(self.forward, int(distance) + 1)
 
-    def _walk(self, earliest: float) -> Any:
-        frame = self._last
-        while frame is not None and frame.pts < earliest:
-            frame = next(self._frames, None)
-            self._last = frame
-        return frame
+    def _walk(self, target: float) -> Any:
+        """Decode up to the first frame at or after ``target``; the nearer of it and the one before."""
+        while self._last is not None and self._last.pts < target - EXACT * self.step:
+            self._before, self._last = self._last, next(self._frames, None)
+        near = [f for f in (self._before, self._last) if f is not None]
+        return min(near, key=lambda f: abs(f.pts - target), default=None)
 
 
 class VideoStore:
@@ -125,20 +136,20 @@ class VideoStore:
 
     def read(self, path: Path, seconds: np.ndarray) -> Iterator[np.ndarray]:
         """RGB frames ``(H, W, 3)`` uint8 of ``path`` at ``seconds`` ``(n,)``, which should ascend."""
-        with self._lock:
-            video = self._get(path)
-            for t in seconds:
+        for t in seconds:
+            if self._pid != os.getpid():  # decoders do not survive a fork
+                self._reset()
+            with self._lock:
                 try:
-                    frame = video.frame_at(float(t), self.fps)
+                    frame = self._get(path).frame_at(float(t), self.fps)
                 except DatasetError:
-                    self._open.pop(path).close()
+                    if path in self._open:
+                        self._open.pop(path).close()
                     raise
-                yield frame.to_ndarray(format="rgb24")
+                image = frame.to_ndarray(format="rgb24")
+            yield image
 
     def _get(self, path: Path) -> _OpenVideo:
-        if self._pid != os.getpid():  # decoders do not survive a fork
-            self._open = OrderedDict()
-            self._pid = os.getpid()
         video = self._open.get(path)
         if video is None:
             while len(self._open) >= self.max_open:

@@ -90,6 +90,28 @@ def test_a_later_episode_may_start_between_frames(tmp_path, late):
     assert numbers(store.read(path, np.arange(20) / FPS)) == list(range(20))
 
 
+@pytest.mark.parametrize("shift", [-0.4, -0.2, 0.2, 0.4])
+def test_the_nearest_frame_is_taken_when_the_start_is_a_little_wrong(tmp_path, shift):
+    path = write(tmp_path / "v.mp4", {"g": "6", "bf": "0", "crf": "5"})
+    store = VideoStore(FPS)
+    order = np.random.default_rng(1).integers(1, N - 1, 30)
+    assert numbers(store.read(path, (order + shift) / FPS)) == order.tolist()
+    assert numbers(store.read(path, (np.arange(1, N - 1) + shift) / FPS)) == list(range(1, N - 1))
+    assert store.max_error_s == pytest.approx(abs(shift) / FPS, rel=0.01)
+
+
+def test_a_video_of_a_higher_rate_than_the_dataset(tmp_path):
+    path = write(tmp_path / "v.mp4", {"g": "6", "bf": "0", "crf": "5"})
+    assert numbers(VideoStore(FPS / 3).read(path, np.arange(0, N, 3) / FPS)) == list(range(0, N, 3))
+
+
+def test_two_readings_of_one_store_do_not_disturb_each_other(tmp_path):
+    paths = [write(tmp_path / f"{i}.mp4", {"g": "6", "crf": "5"}, n=20) for i in range(2)]
+    store = VideoStore(FPS, max_open=1)
+    pairs = zip(*(store.read(path, np.arange(5) / FPS) for path in paths), strict=True)
+    assert [(numbers([a])[0], numbers([b])[0]) for a, b in pairs] == [(k, k) for k in range(5)]
+
+
 def test_a_frame_that_is_not_there_is_named(tmp_path):
     path = write(tmp_path / "v.mp4", {"g": "2"}, n=30)
     store = VideoStore(FPS)
