@@ -97,7 +97,8 @@ class PairedComparison:
 
     ``difference`` = rate of B minus rate of A in ``[low, high]``; ``only_a``/``only_b`` episodes that one alone solved;
     ``p_value`` McNemar's exact two-sided.  ``reward`` is the mean difference of maximum rewards with a paired bootstrap
-    interval.  ``needed`` is how many episodes would separate a difference of the observed size (None when it is 0).
+    interval.  ``needed`` is how many episodes would separate a difference of the observed size (None
+    when it is 0; a guess, as the observed size is one).
     """
 
     n: int
@@ -116,7 +117,7 @@ class PairedComparison:
     @property
     def separated(self) -> bool:
         """Whether these episodes tell A and B apart: both the test and the interval say so."""
-        return self.p_value < 1 - self.confidence and not self.low <= 0 <= self.high
+        return _separated(self.only_a, self.only_b, self.n, self.confidence)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
@@ -156,11 +157,7 @@ def paired_comparison(
     if len(a) != len(b) or not len(a):
         raise ConfigError(f"paired comparison needs the same episodes on both sides, got {len(a)} and {len(b)}")
     n, only_a, only_b = len(a), int((a & ~b).sum()), int((b & ~a).sum())
-    z = _quantile(confidence)
-    pa, pb = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = z * math.sqrt((pa + pb - (pb - pa) ** 2) / (n + 2))
-    difference = (only_b - only_a) / n
-    spread = (only_a + only_b) / n - difference**2
+    low, high = difference_interval(only_a, only_b, n, confidence)
     rewards = np.asarray(reward_b if reward_b is not None else b, float) - np.asarray(
         reward_a if reward_a is not None else a, float
     )
@@ -170,11 +167,33 @@ def paired_comparison(
         b=wilson(int(b.sum()), n, confidence),
         only_a=only_a,
         only_b=only_b,
-        difference=difference,
-        low=max(pb - pa - half, -1.0),
-        high=min(pb - pa + half, 1.0),
+        difference=(only_b - only_a) / n,
+        low=low,
+        high=high,
         p_value=mcnemar_exact(only_a, only_b),
         reward=bootstrap_mean(rewards.tolist(), confidence),
         confidence=confidence,
-        needed=math.ceil(z * z * max(spread, 1 / n) / difference**2) if difference else None,
+        needed=_separating_n(only_a, only_b, n, confidence),
     )
+
+
+def difference_interval(only_a: int, only_b: int, n: int, confidence: float) -> tuple[float, float]:
+    """Bonett-Price interval of (only_b - only_a) / n for ``n`` pairs."""
+    pa, pb = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    half = _quantile(confidence) * math.sqrt((pa + pb - (pb - pa) ** 2) / (n + 2))
+    return max(pb - pa - half, -1.0), min(pb - pa + half, 1.0)
+
+
+def _separated(only_a: int, only_b: int, n: int, confidence: float) -> bool:
+    low, high = difference_interval(only_a, only_b, n, confidence)
+    return mcnemar_exact(only_a, only_b) < 1 - confidence and not low <= 0 <= high
+
+
+def _separating_n(only_a: int, only_b: int, n: int, confidence: float) -> int | None:
+    """About how many pairs with the observed shares would be separated (5 % steps); None when the shares are equal."""
+    if only_a == only_b:
+        return None
+    share_a, share_b, m = only_a / n, only_b / n, 1.0
+    while not _separated(round(share_a * m), round(share_b * m), math.ceil(m), confidence):
+        m = max(m * 1.05, m + 1)
+    return math.ceil(m)

@@ -67,7 +67,9 @@ class PointReach:
         if image:
             features.append(FeatureSpec(TOP, (3, *self._size), FeatureKind.IMAGE))
         self.observation_spec = ObservationSpec(tuple(features))
-        self.action_space = ActionSpace(2, ("x", "y"), frame="world", low=(-1.0, -1.0), high=(1.0, 1.0))
+        self.action_space = ActionSpace(
+            2, ("x", "y"), mode="absolute", frame="world", low=(-1.0, -1.0), high=(1.0, 1.0)
+        )
         self.renders = 0  # images drawn so far; tests of lazy rendering read it
         self.reset(0)
 

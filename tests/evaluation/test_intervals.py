@@ -87,7 +87,8 @@ def test_paired_comparison_separates_what_can_be_separated():
     near = paired_comparison(a, [*a[:-3], True, True, True])
     assert not near.separated
     assert near.needed is not None
-    assert near.needed > 100
+    # Six pairs that all point the same way are the least that McNemar's test accepts: 3 of 100 need 200 pairs.
+    assert 180 <= near.needed <= 230
     same = paired_comparison(a, a)
     assert (same.p_value, same.needed, same.separated) == (1.0, None, False)
     assert same.low < 0 < same.high  # 100 agreeing pairs do not prove equality
