@@ -49,7 +49,7 @@ def split_arguments(tokens: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     return words, flags
 
 
-def merge(data: Mapping[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
+def merge(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """``data`` with each dotted override put in its place; neither argument is changed."""
     merged: dict[str, Any] = {k: _copy(v) for k, v in data.items()}
     for dotted, text in overrides.items():
