@@ -106,21 +106,19 @@ def plots(data: RunData) -> Iterator[Plot]:
 
 
 def _evaluation_plots(data: RunData) -> Iterator[Plot]:
-    x, success = data.series("eval", "success_rate")
-    if x:
-        n = data.last("eval", "n")
-        low, high = data.series("eval", "success_low")[1], data.series("eval", "success_high")[1]
-        whole = len(low) == len(high) == len(x)
-        curve = Curve(x, success, low=low if whole else None, high=high if whole else None)
+    points = data.periodic()
+    steps = [float(r.step or 0) for r in points]
+    if points:
+        rates = [r.success for r in points]
+        curve = Curve(steps, [x.rate for x in rates], low=[x.low for x in rates], high=[x.high for x in rates])
         svg = line_figure("Success while training", [curve], "step", "success rate", limits=(-0.03, 1.03))
-        yield Plot("Success while training", svg, f"{n:.0f} episodes a point, 95 % Wilson interval." if n else "")
-    x, reward = data.series("eval", "mean_max_reward")
-    if x:
-        low, high = data.series("eval", "max_reward_low")[1], data.series("eval", "max_reward_high")[1]
-        whole = len(low) == len(high) == len(x)
-        curve = Curve(x, reward, low=low if whole else None, high=high if whole else None, colour=SECOND)
+        yield Plot("Success while training", svg, f"{rates[-1].n} episodes a point, 95 % Wilson interval.")
+    means = [(s, r.max_reward) for s, r in zip(steps, points, strict=True) if r.max_reward.n > 1]
+    if means:
+        x, m = [s for s, _ in means], [m for _, m in means]
+        curve = Curve(x, [v.mean for v in m], low=[v.low for v in m], high=[v.high for v in m], colour=SECOND)
         svg = line_figure("Maximum reward while training", [curve], "step", "mean max reward")
-        yield Plot("Maximum reward while training", svg, "Mean over episodes, 95 % t interval.")
+        yield Plot("Maximum reward while training", svg, f"{m[-1].n} episodes a point, 95 % t interval.")
 
 
 def facts(data: RunData) -> Iterator[tuple[str, str]]:

@@ -49,6 +49,15 @@ class RunData:
         values = self.series(kind, key)[1]
         return values[-1] if values else None
 
+    def periodic(self) -> list[EvaluationRecord]:
+        """Evaluations of the same episodes at different steps (the largest such group), in the order of the steps."""
+        groups: dict[tuple[str, int, int], dict[int, EvaluationRecord]] = {}
+        for r in (e.record for e in self.evaluations):
+            if r.step is not None and r.scored:
+                groups.setdefault((str(r.env), r.base_seed, len(r.episodes)), {})[r.step] = r
+        largest = max(groups.values(), key=len, default={})
+        return [largest[step] for step in sorted(largest)]
+
     @property
     def headline(self) -> Evaluation | None:
         """The evaluation that counts: the most episodes, then the newest."""

@@ -38,8 +38,7 @@ def run(tmp_path_factory) -> Path:
         rows.append({"step": step, "kind": "val", "loss": 12 / step, "action_error": 1 / step})
     for step in (100, 200):
         out = folder / "eval" / f"step_{step:06d}"
-        r = evaluate(policy, env, 8, base_seed=50_000, workers=0, out=out, progress=False, step=step)
-        rows.append({"step": step, "kind": "eval", **r.scalars()})
+        evaluate(policy, env, 8, base_seed=50_000, workers=0, out=out, progress=False, step=step)
     evaluate(policy, env, 12, workers=0, videos=3, out=folder / "eval" / "final", progress=False, step=200)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows) + '{"step": 210, "ki')
     (folder / "config.yaml").write_text(CONFIG)
@@ -89,6 +88,10 @@ def test_headline_is_the_largest_evaluation(run):
     assert headline.file.name == "final.json"
 
 
+def test_curves_are_drawn_from_evaluations_of_the_same_episodes(run):
+    assert [(r.step, r.base_seed) for r in read_run(run).periodic()] == [(100, 50_000), (200, 50_000)]
+
+
 def test_same_run_gives_the_same_page(run, page):
     assert write_report(run, run / "again.html").read_text() == page
 
@@ -96,7 +99,7 @@ def test_same_run_gives_the_same_page(run, page):
 def test_metrics_alone_and_evaluations_alone_are_enough(run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text())
     only_metrics = write_report(tmp_path).read_text()
-    assert only_metrics.count('<svg viewBox="0 0 460') == PLOTS
+    assert only_metrics.count('<svg viewBox="0 0 460') == PLOTS - 2  # rollouts are drawn from their records
     other = tmp_path / "other"
     (other / "eval").mkdir(parents=True)
     (other / "eval" / "a.json").write_text((run / "eval" / "final.json").read_text())
