@@ -86,11 +86,11 @@ def clamp_rows(anchors: Anchors, indices: np.ndarray, deltas: np.ndarray) -> tup
 def validation_episodes(n_episodes: int, ratio: float, seed: int) -> tuple[int, ...]:
     """Positions of the episodes held out, ascending: ``min(max(1, round(N * ratio)), N - 1)`` drawn without repeats.
 
-    ``ratio <= 0`` holds out none.  Positions count through the episode list, whatever the ids.
+    ``ratio <= 0`` holds out none, nor does a single episode.  Positions count through the episode list, whatever the ids.
     """
     if ratio >= 1:
         raise ConfigError(f"the validation ratio must be below 1, got {ratio}")
-    if ratio <= 0:
+    if ratio <= 0 or n_episodes < 2:
         return ()
     count = min(max(1, round(n_episodes * ratio)), n_episodes - 1)
     chosen = np.random.default_rng(seed).choice(n_episodes, size=count, replace=False)

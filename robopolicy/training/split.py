@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robopolicy.core.errors import ConfigError
+from robopolicy.datasets.windows_index import validation_episodes
 from robopolicy.training.config import DatasetConfig
 
 
@@ -15,10 +16,7 @@ def validation_positions(count: int, ratio: float, seed: int) -> set[int]:
 
     At least one when ``ratio`` > 0, never all.  Oracle: 206 episodes, ratio 0.02, seed 42 -> {18, 90, 134, 157}.
     """
-    if ratio <= 0 or count < 2:
-        return set()
-    size = min(max(1, round(count * ratio)), count - 1)
-    return {int(i) for i in np.random.default_rng(seed).choice(count, size, replace=False)}
+    return set(validation_episodes(count, ratio, seed))
 
 
 def split_episodes(available: Sequence[int], config: DatasetConfig) -> tuple[list[int], list[int]]:
