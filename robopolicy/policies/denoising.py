@@ -72,8 +72,9 @@ class DenoisingPolicy(Policy):
     def inference(self, dtype: Literal["fp32", "bf16"] = "fp32") -> Self:
         """Evaluation mode with the network's products in ``dtype``; the sampler's state stays float32.
 
-        bf16 halves the bytes read a step (actions differ by about 1e-2 of their range) and touches no weight: the
-        choice lasts until the next call, is not saved, and training ignores it.
+        bf16 halves the bytes read a step and touches no weight: the choice lasts until the next call, is not saved,
+        and training ignores it.  Network outputs differ by about 1e-2; an epsilon head starts at pure noise, where
+        its clean estimate is clipped either way, so single chunks can be other (equally good) samples.
         """
         if dtype not in INFERENCE_DTYPES:
             raise ConfigError(f"inference dtype must be one of {', '.join(INFERENCE_DTYPES)}, got {dtype!r}")
