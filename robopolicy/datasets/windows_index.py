@@ -86,7 +86,7 @@ def clamp_rows(anchors: Anchors, indices: np.ndarray, deltas: np.ndarray) -> tup
 def validation_episodes(n_episodes: int, ratio: float, seed: int) -> tuple[int, ...]:
     """Positions of the episodes held out, ascending: ``min(max(1, round(N * ratio)), N - 1)`` drawn without repeats.
 
-    ``ratio <= 0`` holds out none, nor does a single episode.  Positions count through the episode list, whatever the ids.
+    ``ratio <= 0`` holds out none, nor does a single episode.  Positions count through the episode list, not by id.
     """
     if ratio >= 1:
         raise ConfigError(f"the validation ratio must be below 1, got {ratio}")
