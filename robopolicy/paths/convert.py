@@ -18,7 +18,7 @@ from torch import Tensor
 
 from robopolicy.core.errors import IncompatibleNoiseLevel
 from robopolicy.core.policy import Prediction
-from robopolicy.paths.base import Coefficient, GaussianPath, fit
+from robopolicy.paths.base import Coefficient, GaussianPath, fit, multiplier
 
 
 class Kind(str, Enum):
@@ -135,15 +135,12 @@ def _plain_level(path: GaussianPath, t: float) -> tuple[float, float]:
 # Sampling asks for the same few times again and again; paths are immutable, so the answers are remembered.
 @lru_cache(maxsize=8192)
 def _plain_row(kind: Kind, path: GaussianPath, t: float, dtype: torch.dtype) -> tuple[Row, Tensor]:
-    """``output_row`` and ``kappa``.
-
-    What multiplies the state is a CPU scalar tensor: with a Python float torch takes twice as long.
-    """
+    """``output_row`` and ``kappa``; what multiplies the state is in its fast form."""
     alpha, sigma = _plain_level(path, t)
     p, q, r, w = output_row(kind, path, alpha, sigma)
     with np.errstate(divide="ignore"), torch.inference_mode(False):
         kappa = torch.tensor(np.float64(sigma) / alpha, dtype=torch.float32)
-        p, r = (c if c == 0.0 else torch.as_tensor(c, dtype=dtype) for c in (p, r))
+        p, r = (c if c == 0.0 else multiplier(float(c), dtype) for c in (p, r))
     return (p, q, r, w), kappa
 
 

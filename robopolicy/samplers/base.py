@@ -24,7 +24,7 @@ from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.policy import Prediction
-from robopolicy.paths.base import Coefficient, GaussianPath
+from robopolicy.paths.base import Coefficient, GaussianPath, multiplier
 
 Denoiser = Callable[[Tensor, Tensor], Prediction]
 
@@ -47,7 +47,7 @@ class Levels:
 class Plan:
     """Times of the grid as scalars, and one tuple of coefficients a step (``None`` = the term is absent).
 
-    The first coefficient of a row multiplies and is a tensor: with a Python float torch takes twice as long.
+    The first coefficient of a row multiplies and is never absent; the others scale what is added.
     """
 
     times: tuple[Tensor, ...]
@@ -163,19 +163,17 @@ def _cached_plan(
         raise ConfigError("a sampling coefficient is not finite on this grid; use fewer, better separated levels")
     with torch.inference_mode(False):  # the plan outlives the caller's mode and may meet autograd later
         rows = tuple(
-            (
-                torch.as_tensor(columns[0][i], dtype=dtype, device=device if path.per_channel else None),
-                *(_coefficient(c[i], device, dtype) for c in columns[1:]),
-            )
-            for i in range(len(times))
+            tuple(_coefficient(j, c[i], device, dtype) for j, c in enumerate(columns)) for i in range(len(times))
         )
         return Plan(tuple(torch.tensor(t, dtype=time_dtype) for t in times), rows)
 
 
-def _coefficient(value: np.ndarray, device: torch.device, dtype: torch.dtype) -> Coefficient | None:
-    if not np.any(value):
+def _coefficient(column: int, value: np.ndarray, device: torch.device, dtype: torch.dtype) -> Coefficient | None:
+    if column > 0 and not np.any(value):
         return None
-    return float(value) if np.ndim(value) == 0 else torch.as_tensor(value, dtype=dtype, device=device)
+    if np.ndim(value) > 0:
+        return torch.as_tensor(value, dtype=dtype, device=device)
+    return multiplier(float(value), dtype) if column == 0 else float(value)
 
 
 def plus(z: Tensor, x: Tensor, c: Coefficient | None) -> Tensor:

@@ -61,11 +61,9 @@ class MixtureTeacher(Teacher):
     def clean(self, z: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         v = self.std**2
         total = alpha * alpha * v + sigma * sigma
-        means = torch.tensor(self.means, dtype=z.dtype, device=z.device)
-        gap = z[..., None] - torch.as_tensor(alpha).to(z)[..., None] * means
-        odds = (
-            torch.tensor(self.weights, dtype=z.dtype, device=z.device).log()
-            - gap**2 / 2 / (torch.as_tensor(total).to(z)[..., None])
-        )
-        each = means + torch.as_tensor(v * alpha / total).to(z)[..., None] * gap
-        return (odds.softmax(-1) * each).sum(-1)
+        modes = (len(self.means), *(1 for _ in z.shape))  # modes first: the sums below run over whole tensors
+        means = torch.tensor(self.means, dtype=z.dtype, device=z.device).reshape(modes)
+        logits = torch.tensor(self.weights, dtype=z.dtype, device=z.device).log().reshape(modes)
+        gap = z - alpha * means
+        share = (logits - gap**2 / (2 * total)).softmax(0)
+        return (share * (means + v * alpha / total * gap)).sum(0)

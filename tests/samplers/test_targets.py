@@ -28,7 +28,7 @@ CASES = [
 
 def draw(name: str, path: GaussianPath, spacing: str, steps: int, teacher) -> Tensor:
     torch.manual_seed(4)
-    z = path.prior_std * torch.randn(N, 1, 1, dtype=torch.float64)
+    z = path.prior_std * torch.randn(N, 1, 1)
     return make_sampler(name, clip=None)(teacher, path, path.grid(steps, spacing), z).flatten()
 
 
