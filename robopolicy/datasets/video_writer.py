@@ -6,6 +6,7 @@ order and the first time stamp is 0), 4:2:0.  Use the PNG storage of the writer 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from fractions import Fraction
@@ -87,7 +88,10 @@ class VideoWriter:
 
     def abort(self) -> None:
         """Close without checking and delete the file."""
-        self._container.close()
+        import av
+
+        with contextlib.suppress(OSError, av.FFmpegError):  # the trailer of a file that is deleted anyway
+            self._container.close()
         self.path.unlink(missing_ok=True)
 
 

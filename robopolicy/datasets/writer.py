@@ -8,9 +8,10 @@ Whatever an interrupted save left beyond that record belongs to no episode; ``Wr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -120,6 +121,7 @@ class Writer:
     def _open(self, root: Path, info: dict[str, Any]) -> None:
         self.root = root
         self.info = info
+        self._broken = ""
         self.observation_spec = observation_spec_from_dict(info["robopolicy"]["observation_spec"])
         self.action_space = action_space_from_dict(info["robopolicy"]["action_space"])
         self._recorded = [f for f in self.observation_spec.features if f.kind is not FeatureKind.LANGUAGE]
@@ -188,7 +190,8 @@ class Writer:
             self._declare(declared)
             own["extras"] = list(declared)
         values |= check_extras(extra, {k: self._features[k] for k in own["extras"]})
-        self._buffer.add(values, str(task))
+        with self._writing():
+            self._buffer.add(values, str(task))
 
     def adopt_video(self, key: str, path: Path) -> None:
         """Use an existing mp4 for camera ``key`` of the open episode, byte for byte; its frames then lack that key.
@@ -197,18 +200,40 @@ class Writer:
         """
         if key not in self._videos:
             raise DatasetError(f"'{key}' is no video feature of {self.root}; it has {self._videos or 'none'}")
-        self._buffer.adopt_video(key, path)
+        with self._writing():
+            self._buffer.adopt_video(key, path)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Whatever interrupts a write leaves this object behind the disk: only ``resume`` may go on."""
+        import av
+
+        if self._broken:
+            raise DatasetError(self._broken)
+        safe = f"the {self.num_episodes} closed episodes are safe; continue with Writer.resume"
+        self._broken = f"{self.root}: an earlier write was interrupted; {safe}"
+        try:
+            yield
+        except (OSError, av.FFmpegError) as e:
+            self._broken = f"{self.root}: writing failed ({e}); {safe} when the disk has room again"
+            raise DatasetError(self._broken) from e
+        self._broken = ""
 
     def save_episode(self, meta: Mapping[str, Any] | None = None) -> int:
         """Close the episode on disk and return its index.  ``meta``: scalars for the episode table (seed, success).
 
         When this returns, the episode is durable; if the process dies before, the episode is as if never begun.
         """
-        length = self.frames_in_episode
-        if length == 0:
+        if not self.frames_in_episode:
             raise DatasetError("save_episode without a frame; call add_frame first, or discard_episode to drop a take")
         self._episodes.check_meta(meta or {})
-        episode, start = self.num_episodes, int(self.info["total_frames"])
+        with self._writing():
+            episode = self._save(meta or {})
+        self._new_buffer()
+        return episode
+
+    def _save(self, meta: Mapping[str, Any]) -> int:
+        length, episode, start = self.frames_in_episode, self.num_episodes, int(self.info["total_frames"])
         named = list(dict.fromkeys(self._buffer.tasks))
         tasks = [*self._tasks, *(t for t in named if t not in self._tasks)]
         self._buffer.land_videos(episode)
@@ -220,10 +245,9 @@ class Writer:
             io.write_atomic(self.root / v3.TASKS, v3.tasks_bytes(tasks))
         io.fault_point("after_tasks")
         videos = {k: (*v3.chunk_and_file(episode), length / self.info["fps"]) for k in self._videos}
-        self._episodes.append(episode, (start, start + length), named, place, videos, stats, meta or {})
+        self._episodes.append(episode, (start, start + length), named, place, videos, stats, meta)
         io.fault_point("after_episodes")
         self._commit(episode, start + length, tasks)
-        self._new_buffer()
         return episode
 
     def _commit(self, episode: int, frames: int, tasks: list[str]) -> None:
@@ -252,7 +276,8 @@ class Writer:
                 f"{self.frames_in_episode} frames are not saved; call save_episode or discard_episode before finalize"
             )
         if self.num_episodes:
-            self._write_stats(quantiles=True)
+            with self._writing():
+                self._write_stats(quantiles=True)
 
     def _write_stats(self, quantiles: bool = False) -> None:
         stats: dict[str, Any] = {k: aggregate(parts) for k, parts in self._episodes.stats().items()}

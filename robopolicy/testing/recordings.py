@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import sys
 import time
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core import io
+from robopolicy.core.errors import RobopolicyError
 from robopolicy.core.specs import ActionSpace, FeatureKind, FeatureSpec, ObservationSpec
 from robopolicy.datasets.writer import Writer
 
@@ -129,5 +131,34 @@ def _record_until_killed(root: Path, log: Path, hits: int) -> None:
             f.write(f"{index}\n")
 
 
+def full_disk_recorders(root: Path, limits: list[int]) -> None:
+    """For each limit in bytes, record into ``root/limit`` in a forked child that may not write larger files.
+
+    The child notes its closed episodes in ``root/limit.log`` and the error that stopped it in ``root/limit.err``.
+    """
+    for limit in limits:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _record_until_full(root / str(limit), root / f"{limit}.log", limit)
+            except RobopolicyError as e:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                (root / f"{limit}.err").write_text(str(e))
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def _record_until_full(root: Path, log: Path, limit: int) -> None:
+    spec, action = toy_specs()
+    with Writer(root, FPS, spec, action, robot_type="toy") as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        for index in range(200):
+            record_episode(writer, index)
+            with open(log, "a") as f:
+                f.write(f"{index}\n")
+
+
 if __name__ == "__main__":
-    killed_recorders(Path(sys.argv[1]), [int(s) for s in sys.argv[2:]])
+    what, where, *numbers = sys.argv[1:]
+    {"kill": killed_recorders, "full": full_disk_recorders}[what](Path(where), [int(n) for n in numbers])

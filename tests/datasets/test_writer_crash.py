@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from robopolicy.core import io
+from robopolicy.core.errors import DatasetError
 from robopolicy.datasets.hashing import hash_arrays
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.writer import Writer
@@ -74,7 +75,7 @@ def test_dying_at_each_point_of_the_second_save(tmp_path, monkeypatch, point):
 
 def kill_and_check(tmp_path, seeds):
     """Two SIGKILLs a seed; returns how many episodes were closed in all."""
-    command = [sys.executable, "-m", "robopolicy.testing.recordings", str(tmp_path), *map(str, seeds)]
+    command = [sys.executable, "-m", "robopolicy.testing.recordings", "kill", str(tmp_path), *map(str, seeds)]
     subprocess.run(command, check=True, timeout=300)
     total = 0
     for seed in seeds:
@@ -107,3 +108,44 @@ def test_fifty_random_kills_and_lerobot_reads_the_survivors(tmp_path):
         last = list(toy_frames(closed - 1, toy_specs()[0]))[-1]
         np.testing.assert_array_equal(theirs[len(theirs) - 1]["action"].numpy(), last["action"])
         assert np.abs(theirs[len(theirs) - 1][CAMERA].numpy() * 255 - last["obs"][CAMERA]).mean() < 3
+
+
+def test_full_disk_is_named_and_loses_no_closed_episode(tmp_path):
+    limits = [300, 2500, 9000, 62000, 66000, 67000, 68000]
+    command = [sys.executable, "-m", "robopolicy.testing.recordings", "full", str(tmp_path), *map(str, limits)]
+    subprocess.run(command, check=True, timeout=300)
+    total = 0
+    for limit in limits:
+        error = (tmp_path / f"{limit}.err").read_text()
+        assert "writing failed" in error
+        assert "Writer.resume" in error
+        log = tmp_path / f"{limit}.log"
+        closed = len(log.read_text().split()) if log.exists() else 0
+        assert f"the {closed} closed episodes are safe" in error
+        if closed:
+            found, wanted = episode_hashes(tmp_path / str(limit), closed)
+            assert found == wanted
+            resumed = Writer.resume(tmp_path / str(limit))
+            assert resumed.num_episodes == closed
+            record_episode(resumed, closed)
+            found, wanted = episode_hashes(tmp_path / str(limit), closed + 1)
+            assert found == wanted
+        total += closed
+    assert total >= 5
+
+
+def test_a_writer_that_was_interrupted_refuses_to_go_on(tmp_path, monkeypatch):
+    spec, space = toy_specs()
+    writer = Writer(tmp_path / "d", FPS, spec, space)
+    record_episode(writer, 0)
+
+    def fault(name: str) -> None:
+        if name == "after_data":
+            raise Killed
+
+    monkeypatch.setattr(io, "fault_point", fault)
+    with pytest.raises(Killed):
+        record_episode(writer, 1)
+    monkeypatch.undo()
+    with pytest.raises(DatasetError, match="the 1 closed episodes are safe"):
+        writer.add_frame(**next(toy_frames(0, spec)))
