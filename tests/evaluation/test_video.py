@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from robopolicy.evaluation import video
 from robopolicy.evaluation.rollout import FILM_SIDE, evaluate
 from robopolicy.evaluation.video import CAPTION, GAP, RUNNING, SOLVED, TILE, VideoWriter, captioned, read_frames
 from robopolicy.testing.policies import GoalPolicy, StillPolicy
@@ -31,6 +32,21 @@ def test_every_frame_shows_what_the_record_says(tmp_path):
         first = states.index(True) if any(states) else None
         assert first == episode.first_success_step
         assert all(states[first:]) if first is not None else not any(states)
+
+
+def test_captions_count_steps_and_name_the_first_success(tmp_path, monkeypatch):
+    texts = []
+    original = video.captioned
+    monkeypatch.setattr(video, "captioned", lambda *args: texts.append(args[1:]) or original(*args))
+    record = evaluate(
+        GoalPolicy.for_point_reach(), "point_reach", 1, workers=0, videos=1, out=tmp_path / "e", progress=False
+    )
+    (episode,) = record.episodes
+    task, left, state, _ = zip(*texts, strict=True)
+    assert set(task) == {"move the point to the goal"}
+    assert list(left) == [f"#0 seed 100000 · step {i}" for i in range(episode.length + 1)]
+    assert set(state[:-1]) == {"not solved yet"}
+    assert state[-1] == f"success at step {episode.first_success_step}"
 
 
 def test_grid_is_as_long_as_the_longest(tmp_path):
