@@ -31,7 +31,7 @@ def has_blocked_linear() -> bool:
 
 
 class PackedMatrix:
-    """A ``weight (K, O)`` and ``bias (O)`` that write ``rows (M, K) @ weight + bias`` into a float32 ``out (M, O)``.
+    """A ``weight (K, O)`` and ``bias (O)`` that write ``rows (M, K) @ weight + bias`` into ``out (M, O)``.
 
     ``rows`` come in the matrix's ``dtype``.  The blocked copy is made when it is first useful.
     """
@@ -41,11 +41,17 @@ class PackedMatrix:
         self.weight, self.bias = weight.detach().to(dtype), bias.detach().to(dtype)
         self._blocked: Tensor | None = None
 
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``rows (M, K)`` of any float dtype to new ``(M, O)`` of the same dtype."""
+        out = rows.new_empty(rows.shape[0], self.weight.shape[1])
+        self.product(rows.to(self.dtype), out)
+        return out
+
     def product(self, rows: Tensor, out: Tensor) -> None:
         """Fill ``out``."""
-        low = self.dtype != torch.float32
-        few = rows.shape[0] <= BLOCKED_ROWS and self.weight.numel() >= BLOCKED_FROM
-        if has_blocked_linear() and (low or few):
+        low = self.dtype == torch.bfloat16
+        few = rows.shape[0] <= BLOCKED_ROWS and self.weight.numel() >= BLOCKED_FROM and rows.dtype == torch.float32
+        if (low or few) and self.weight.is_cpu and has_blocked_linear():
             if self._blocked is None:
                 self._blocked = torch.ops.mkldnn._reorder_linear_weight(self.weight.t().contiguous(), BLOCKED_ROWS)
             out.copy_(torch.ops.mkldnn._linear_pointwise(rows, self._blocked, self.bias, "none", [], ""))
