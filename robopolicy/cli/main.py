@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser, module = make_parser(argv[0])
         if getattr(module, "TAKES_REST", False):
-            args, args.rest = parser.parse_known_args(argv[1:])
+            args, rest = parser.parse_known_args(argv[1:])
+            args.rest = rest
         else:
             args = parser.parse_args(argv[1:])
         return int(module.run(args) or 0)  # type: ignore[attr-defined]

@@ -21,7 +21,9 @@ from robopolicy.core.specs import (
     to_dict,
 )
 
-SPACE = ActionSpace(dim=2, names=("x", "y"), mode="absolute", frame="base", low=(0.0, 0.0), high=(512.0, 512.0), unit="px")
+SPACE = ActionSpace(
+    dim=2, names=("x", "y"), mode="absolute", frame="base", low=(0.0, 0.0), high=(512.0, 512.0), unit="px"
+)
 
 
 @pytest.mark.parametrize(
