@@ -40,7 +40,7 @@ def check_policy(policy: Policy, rules: Collection[str] | None = None) -> list[s
     chosen = list(RULES) if rules is None else list(rules)
     failures = []
     training = policy.training
-    policy.eval mode
+    policy.eval()
     for name in chosen:
         if name not in RULES:
             raise ConfigError(f"no rule '{name}'" + did_you_mean(name, RULES))
@@ -125,11 +125,11 @@ def check_no_mutation(policy: Policy) -> None:
 def check_mode(policy: Policy) -> None:
     """``act`` works in evaluation mode whatever the mode, and puts it back."""
     obs = random_observation(policy, 2)
-    quiet = policy.eval mode.act(obs, keys(2)).actions
+    quiet = policy.eval().act(obs, keys(2)).actions
     loud = policy.train().act(obs, keys(2)).actions
     expect(policy.training, "act() switched training mode off")
-    policy.eval mode
-    expect(np.array_equal(quiet, loud), "act() depends on train()/eval mode: dropout, crops or BatchNorm are active")
+    policy.eval()
+    expect(np.array_equal(quiet, loud), "act() depends on the training mode: dropout, crops or BatchNorm are active")
 
 
 # ---------------------------------------------------------------------------------------------- randomness
