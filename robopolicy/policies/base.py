@@ -21,7 +21,7 @@ from robopolicy.core.seeding import generator as keyed_generator
 from robopolicy.core.specs import ACTION, ACTION_IS_PAD, ActionSpace, ActionSpec, FeatureStats, ObservationSpec
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.fusion import ObservationEncoder
-from robopolicy.policies.normalizer import Normalizer
+from robopolicy.policies.normalizer import Affine, Normalizer
 from robopolicy.policies.setup import select_features, select_stats
 from robopolicy.policies.validation import ObservationChecker
 
@@ -68,7 +68,12 @@ class Policy(nn.Module, GenerativePolicy):
     @property
     def device(self) -> torch.device:
         """Where the policy's parameters live."""
-        return self.normalizer[ACTION].shift.device
+        return self.norm.shift.device
+
+    @property
+    def norm(self) -> Affine:
+        """The map between model space and physical actions."""
+        return self.normalizer[ACTION]
 
     @property
     def tape_len(self) -> int:
@@ -119,7 +124,7 @@ class Policy(nn.Module, GenerativePolicy):
         finally:
             if training:
                 self.train()
-        actions = self.normalizer.to_phys(ACTION, chunks.float()).cpu().numpy()
+        actions = self.norm.to_phys(chunks.float()).cpu().numpy()
         return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at)
 
     def _keyed_noise(self, rows: int, keys: Sequence[Sequence[int]] | None) -> tuple[Tensor, Tensor | None]:
@@ -194,7 +199,7 @@ class Policy(nn.Module, GenerativePolicy):
             if ACTION_IS_PAD not in batch:
                 raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {self.latent_shape[0]}) in the batch")
             mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(self.device, torch.bool)
-        target = self.normalizer.to_model(ACTION, action)
+        target = self.norm.to_model(action)
         per_sample = self.supervised_loss(obs, target, mask=mask, noise=noise)
         return per_sample, {"loss": per_sample.detach().mean()}
 

@@ -80,9 +80,10 @@ def test_copies_are_independent():
     assert np.array_equal(policy.act(obs, KEYS).actions, first)
 
 
-def test_bfloat16_products_stay_within_a_hundredth_of_the_range():
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_bfloat16_products_stay_within_a_hundredth_of_the_range(backbone):
     # x0, because an untrained epsilon network at pure noise multiplies any rounding by kappa = 2029.
-    policy = tiny_policy(prediction="x0")
+    policy = tiny_policy(prediction="x0", backbone=backbone)
     obs = random_observation(policy, 8)
     keys = [(0, i) for i in range(8)]
     exact = policy.act(obs, keys).actions
