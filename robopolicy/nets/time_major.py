@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from robopolicy.nets.blocks import Modulation
 from robopolicy.nets.temporal import TapConv, TapUpsample
 
+# Beyond this Mish is the identity to the last bit; keeps ``e^v`` squared finite.
+EXP_LIMIT = 20.0
+
 
 def outer_taps(taps: int, length: int) -> Iterator[tuple[int, slice, slice]]:
     """Every tap but the middle one that meets data: ``(tap, output rows, input rows)`` at equal lengths."""
@@ -72,8 +75,8 @@ def _gather(channel: Tensor, groups: int) -> Tensor:
 class NormMish(torch.autograd.Function):
     """``FiLM(Mish(GroupNorm(u)))`` of ``u (H, N, C)``; scale and shift ``(N, C)`` or None.  Float32 throughout.
 
-    With ``s = e^v + 1`` and ``d = s^2 + 1``: ``Mish(v) = v - 2 v / d`` and
-    ``Mish'(v) = 1 - 2/d + 4 (v/d) (1 - 1/d) (1 - 1/s)``; both are right when ``e^v`` overflows.
+    With ``s = e^v + 1`` and ``r = 1 / (s^2 + 1)``: ``Mish(v) = v (1 - 2 r)`` and
+    ``Mish'(v) = 1 - 2 r + 4 v r (1 - r (1 + s))``.
     """
 
     @staticmethod
@@ -92,14 +95,14 @@ class NormMish(torch.autograd.Function):
         centred = u - _spread(_gather(u.mean(0), groups), channels)
         rstd = _spread((_gather((centred * centred).mean(0), groups) + eps).rsqrt(), channels)
         v = torch.addcmul(beta, centred, rstd * gamma)
-        s = v.exp().add_(1.0)
-        d = torch.addcmul(torch.ones((), dtype=v.dtype), s, s)
-        out = torch.addcdiv(v, v, d, value=-2.0)
+        s = v.clamp(max=EXP_LIMIT).exp_().add_(1.0)
+        r = torch.addcmul(torch.ones((), dtype=v.dtype), s, s).reciprocal_()
+        tanh = torch.add(1.0, r, alpha=-2.0)
+        out = v * tanh
         if any(ctx.needs_input_grad):
-            r = d.reciprocal_()
-            slope = (
-                s.reciprocal_().neg_().add_(1.0).mul_(v).mul_(r).mul_(1.0 - r).mul_(4.0).add_(r, alpha=-2.0).add_(1.0)
-            )
+            # 1 - r (1 + s), then the slope in place of the hyperbolic tangent.
+            bend = s.mul_(r).add_(r).neg_().add_(1.0).mul_(v)
+            slope = tanh.addcmul_(r, bend, value=4.0)
             ctx.save_for_backward(centred, rstd, gamma, slope, scale, out if scale is not None else None)
             ctx.groups, ctx.has_shift = groups, shift is not None
         if shift is None:
@@ -122,7 +125,7 @@ class NormMish(torch.autograd.Function):
         length = len(centred)
         mean = _spread(_gather(gamma * total, ctx.groups), channels) / length
         slant = _spread(_gather(gamma * along, ctx.groups), channels) / length
-        grad_u = grad_v.mul_(rstd * gamma).addcmul_(centred, -rstd * rstd * slant).sub_(rstd * mean)
+        grad_u = torch.addcmul(-rstd * mean, grad_v, rstd * gamma).addcmul_(centred, -rstd * rstd * slant)
         return grad_u, along.sum(0), total.sum(0), None, None, grad_scale, grad_shift
 
 

@@ -140,7 +140,9 @@ class ConditionalUnet1d(nn.Module):
 
     def residual_blocks(self) -> list[ResidualBlock]:
         """Every block with a FiLM, in the order in which ``traverse`` meets them."""
-        return [m for m in self.modules() if isinstance(m, ResidualBlock)]
+        down, up = cast("Iterable[DownLevel]", self.down), cast("Iterable[UpLevel]", self.up)
+        mid = cast("Iterable[ResidualBlock]", self.mid)
+        return [*(b for d in down for b in (d.first, d.second)), *mid, *(b for u in up for b in (u.first, u.second))]
 
     def traverse(self, ops: Ops, x: Tensor, films: Sequence[Modulation]) -> Tensor:
         """The topology: ``x (N, H, input_dim)`` through all levels, computed by ``ops`` with given modulations."""
