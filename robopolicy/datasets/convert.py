@@ -93,7 +93,7 @@ def convert(
     if dst.exists():
         raise DatasetError(f"{dst} exists already; remove it or choose another name")
     source = open_source(src, format or guess_format(src), recipe, fps, task)
-    if source.exact_images and not any(episode.videos for episode in _first(source)):
+    if source.exact_images:
         image_storage = "png"
     aside = dst.with_name(f"{io.PARTIAL}{dst.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -105,10 +105,6 @@ def convert(
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return Conversion(dst, *result)
-
-
-def _first(source: Source) -> list[SourceEpisode]:
-    return [next(source.episodes())]
 
 
 def _bar(items: Iterable[Any], source: Source, what: str, progress: bool) -> Iterable[Any]:

@@ -17,8 +17,6 @@ from robopolicy.datasets.reader_info import DEFAULT_COLUMNS
 class LeRobotSource:
     """An older LeRobot dataset as a ``Source``."""
 
-    exact_images = True
-
     def __init__(self, path: Path, fps: float | None = None, task: str | None = None) -> None:
         self._reader = reader = Reader(path)
         if reader.info.major != 2:
@@ -39,6 +37,7 @@ class LeRobotSource:
         if len(storages) > 1:
             raise DatasetError(f"{path}: some cameras are videos and some images in tables; convert one kind at a time")
         self._videos = storages == {"video"}
+        self.exact_images = storages == {"image"}
 
     def _declare(self, key: str) -> dict[str, Any]:
         feature, values = self._reader.features[key], self._reader.columns[key]

@@ -48,7 +48,7 @@ class SourceEpisode:
 
 
 class Source(Protocol):
-    """A dataset in another format."""
+    """A dataset in another format; ``exact_images``: its pictures are lossless and must stay so."""
 
     fps: float
     robot_type: str | None

@@ -21,6 +21,12 @@ from robopolicy.datasets.reader_types import Feature, VideoSpan
 from robopolicy.datasets.reader_v3 import open_parquet, sorted_files
 
 RESTORE = "restore the file from a copy, or drop its episodes: open with Reader(..., on_defect='skip')"
+# Whole numbers that each line of a v2 table must have.
+NUMBERS = {
+    "episodes.jsonl": ("episode_index", "length"),
+    "episodes_stats.jsonl": ("episode_index",),
+    "tasks.jsonl": ("task_index",),
+}
 LARGE_ROW = 4096  # depth maps and the like are not loaded as numbers
 
 
@@ -41,10 +47,10 @@ def _entries_v2(found: Survey) -> Iterator[TableEntry]:
     root, info = found.root, found.info
     stats: dict[int, dict[str, Any]] = {}
     for row in _jsonl(found, "episodes_stats.jsonl") if info.version != "v2.0" else ():
-        stats[int(row["episode_index"])] = row.get("stats") or {}
+        stats[row["episode_index"]] = row.get("stats") or {}
     for row in _jsonl(found, "episodes.jsonl"):
-        index = int(row["episode_index"])
-        entry = TableEntry(index, int(row["length"]), tuple(row.get("tasks") or ()), stats=stats.get(index))
+        index = row["episode_index"]
+        entry = TableEntry(index, row["length"], tuple(row.get("tasks") or ()), stats=stats.get(index))
         existing = reader_v2.episode_videos(root, info, index, [])
         for camera in (c for c in info.cameras if c.storage == "video"):
             stated = VideoSpan(root / reader_v2.fill(info.video_path, info, index, camera.source), 0.0)
@@ -62,7 +68,9 @@ def _jsonl(found: Survey, name: str) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             row = json.loads(line) if line.strip() else None
-            if row is not None and (name == "tasks.jsonl" or int(row["episode_index"]) >= 0):
+            if row is not None:
+                for key in NUMBERS[name]:
+                    row[key] = int(row[key])
                 rows.append(row)
         except (ValueError, KeyError, TypeError) as e:
             found.add("table-damaged", "error", f"line {number}: {e}", "restore the line from a copy", file=path)
@@ -112,7 +120,9 @@ def _entry_v3(root: Path, info: Info, row: dict[str, Any]) -> TableEntry:
 def _read_table(found: Survey, path: Path) -> pa.Table | None:
     try:
         with open_parquet(path) as file:
-            return file.read().replace_schema_metadata(None)
+            table = file.read().replace_schema_metadata(None)
+        table.validate(full=True)
+        return table
     except (DatasetError, pa.ArrowException, OSError) as e:
         reason = str(e).splitlines()[0].removeprefix(f"{path}: ")
         found.add("parquet-unreadable", "error", reason, RESTORE, file=path)
@@ -124,7 +134,7 @@ def _tasks(found: Survey) -> list[tuple[int, str]]:
     path = found.root / "meta" / "tasks.parquet"
     if found.info.major == 2 or not path.is_file():
         rows = _jsonl(found, "tasks.jsonl")
-        return [(int(r["task_index"]), str(r["task"])) for r in rows if "task_index" in r and "task" in r]
+        return [(r["task_index"], str(r["task"])) for r in rows if "task" in r]
     if (table := _read_table(found, path)) is None:
         return []
     sentences = [n for n in table.column_names if n != "task_index"]

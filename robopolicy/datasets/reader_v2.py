@@ -30,6 +30,8 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
         raise DatasetError(f"{path}: missing; the episode and task tables of LeRobot v2 are kept there") from e
+    except UnicodeDecodeError as e:
+        raise DatasetError(f"{path}: not UTF-8 text ({e}); restore the file") from e
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
@@ -58,7 +60,10 @@ def read_tasks(root: Path) -> dict[int, str]:
     path = root / "meta" / "tasks.jsonl"
     if not path.is_file():
         return {}
-    return {int(row["task_index"]): str(row["task"]) for row in read_jsonl(path)}
+    try:
+        return {int(row["task_index"]): str(row["task"]) for row in read_jsonl(path)}
+    except (KeyError, TypeError, ValueError) as e:
+        raise DatasetError(f"{path}: a line needs task_index and task ({e!r}); restore the file") from e
 
 
 def read_episode_table(root: Path) -> list[EpisodeEntry]:

@@ -66,7 +66,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError as e:
         raise DatasetError(f"{path}: missing; copy it again or leave its episodes out with episodes=[...]") from e
-    except (pa.ArrowInvalid, OSError) as e:
+    except (ValueError, OSError) as e:  # ArrowInvalid and UnicodeDecodeError are ValueErrors
         reason = str(e).splitlines()[0]
         raise DatasetError(
             f"{path}: unreadable parquet ({reason}); the writer was probably killed before it closed the file"
@@ -99,7 +99,10 @@ def _episode_rows(root: Path) -> list[dict[str, Any]]:
         for need in ("episode_index", "length"):
             if need not in names:
                 raise DatasetError(f"{path}: no column '{need}'")
-        rows.extend(file.read(columns=names).to_pylist())
+        try:
+            rows.extend(file.read(columns=names).to_pylist())
+        except (ValueError, OSError) as e:
+            raise DatasetError(f"{path}: damaged pages ({str(e).splitlines()[0]}); restore the file") from e
     if not rows:
         raise DatasetError(f"{root / 'meta' / 'episodes'}: no episodes")
     return rows

@@ -36,6 +36,8 @@ class _OpenVideo:
         if not self.container.streams.video:
             raise DatasetError(f"{path}: no video stream")
         self.stream = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            raise DatasetError(f"{path}: no decoder for its video stream; restore the file")
         self.stream.codec_context.thread_count = threads
         if self.stream.time_base is None:
             raise DatasetError(f"{path}: the video stream has no time base")
