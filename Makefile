@@ -34,10 +34,9 @@ bench: setup  ## side-by-side speed figures against LeRobot, as JSON and a table
 	@OMP_NUM_THREADS= $(BIN)/robopolicy bench --out runs/bench
 
 docs: setup  ## build the documentation into site/
-	$(BIN)/mkdocs build --strict -q
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q && echo "site/index.html"
 
-lock: setup  ## resolve requirements/all.in again
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || true
+lock:  ## resolve requirements/all.in again (needs uv)
 	uv pip compile -q requirements/all.in --override requirements/overrides.txt --python-version 3.11 \
 	  --no-header --no-annotate --no-emit-index-url -o requirements/lock.txt
 
