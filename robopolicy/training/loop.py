@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from robopolicy.core.errors import NonFiniteLoss
+from robopolicy.core.errors import ConfigError, NonFiniteLoss
 from robopolicy.policies.base import Policy
+from robopolicy.training.batches import MicroBatch
 from robopolicy.training.checkpoint import save_checkpoint
 from robopolicy.training.config import TrainConfig
 from robopolicy.training.config_load import config_to_dict
@@ -27,7 +28,7 @@ from robopolicy.training.prefetch import Prefetcher
 from robopolicy.training.progress import ProgressBar, Rates
 from robopolicy.training.retention import prune, score_of
 from robopolicy.training.run_dir import check_same_run, create_run
-from robopolicy.training.setup import Session, build_session
+from robopolicy.training.setup import Session, build_session, make_accelerator
 from robopolicy.training.signals import StopSignals
 from robopolicy.training.step import StepResult
 from robopolicy.training.threads import apply_threads
@@ -81,13 +82,12 @@ def train(
 
 
 def _prepare(config: TrainConfig, run: Path, resume: bool) -> Session:
-    from accelerate import PartialState
-
     if resume:
         check_same_run(run, config)
-    elif PartialState(cpu=config.device == "cpu" or None).is_main_process:
+    accelerator = make_accelerator(config)
+    if not resume and accelerator.is_main_process:
         create_run(run, config)
-    return build_session(config, run, resume)
+    return build_session(config, run, resume, accelerator)
 
 
 class Trainer:
@@ -118,7 +118,7 @@ class Trainer:
         try:
             for step, micro in enumerate(batches, begin):
                 set_lr(self.s.optimizer, lr_multiplier(step + 1, self.s.config.optimizer, steps))
-                result = self.s.stepper(micro, step)
+                result = self._step(micro, step)
                 self.s.ema.update()
                 self.s.progress.step = step + 1
                 self._after_step(result, step, step + 1 - begin, batches.waited)
@@ -131,6 +131,21 @@ class Trainer:
             batches.close()
             self.bar.close()
         return TrainResult(self.s.run, self.s.progress.step, stopped, self.saved)
+
+    def _step(self, micro: list[MicroBatch], step: int) -> StepResult:
+        try:
+            return self.s.stepper(micro, step)
+        except torch.OutOfMemoryError as e:
+            # Weights and moments are those of the step before, so that step can be saved.
+            self.s.optimizer.zero_grad(set_to_none=True)
+            if step:
+                self._save(None)
+            rows = max(len(m.rows) for m in micro)
+            raise ConfigError(
+                f"out of device memory at step {step} with {rows} samples a micro-batch; go on with robopolicy train "
+                f"--resume {self.s.run} --grad_accumulation {2 * self.s.config.grad_accumulation} (same result, half "
+                "the memory)"
+            ) from e
 
     def _after_step(self, result: StepResult, step: int, session_steps: int, waited: float) -> None:
         config, done = self.s.config, step + 1

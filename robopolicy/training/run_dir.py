@@ -11,8 +11,20 @@ from robopolicy.training.config_load import config_from_dict, config_to_dict, fi
 from robopolicy.training.overrides import merge
 
 CONFIG = "config.yaml"
-# What may change between a run and its continuation; everything else is part of the numbers it computes.
-CHANGEABLE = ("log", "checkpoint", "validation", "eval", "guard", "device", "prefetch", "run_dir", "env")
+# What may change between a run and its continuation; everything else is part of the numbers it computes
+# (grad_accumulation changes them by rounding only).
+CHANGEABLE = (
+    "log",
+    "checkpoint",
+    "validation",
+    "eval",
+    "guard",
+    "device",
+    "prefetch",
+    "run_dir",
+    "env",
+    "grad_accumulation",
+)
 
 
 def default_run_dir(preset: str) -> Path:

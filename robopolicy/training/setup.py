@@ -58,9 +58,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return Accelerator(cpu=config.device == "cpu" or None, mixed_precision="no", kwargs_handlers=[patience])
 
 
-def build_session(config: TrainConfig, run: Path, resume: bool) -> Session:
+def build_session(config: TrainConfig, run: Path, resume: bool, accelerator: Accelerator) -> Session:
     """Prepare a run, from scratch or from the newest undamaged checkpoint of ``run``."""
-    accelerator = make_accelerator(config)
     demos = Demonstrations.open(config.dataset)
     checkpoint = latest_checkpoint(run, sweep=accelerator.is_main_process) if resume else None
     policy, average = _policies(config, demos, checkpoint)

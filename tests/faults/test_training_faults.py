@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robopolicy.core import io
-from robopolicy.core.errors import CheckpointError, DatasetError, NonFiniteLoss
+from robopolicy.core.errors import CheckpointError, ConfigError, DatasetError, NonFiniteLoss
 from robopolicy.datasets.windows import Windows
 from robopolicy.testing.datasets import make_tiny_dataset
 from robopolicy.testing.training import final_tensors, losses, tiny_train_config
@@ -83,11 +83,6 @@ def test_a_nan_in_the_dataset_is_refused_before_the_first_step(tmp_path, monkeyp
 def test_signals_save_and_resume_exactly(data, tmp_path, monkeypatch, number):
     config = tiny_train_config(data, {"steps": 12})
     train(config, tmp_path / "whole", progress=False)
-    calls = []
-
-    def at_fifth_step(name):
-        calls.append(name)
-
     from robopolicy.training.ema import EMA
 
     update = EMA.update
@@ -159,3 +154,27 @@ def test_a_deleted_checkpoint_folder_is_made_again(data, tmp_path):
         path.rmdir() if path.is_dir() else path.unlink()
     (tmp_path / "run" / "checkpoints").rmdir()
     assert train(config, tmp_path / "run", resume=True, progress=False).step == config.steps
+
+
+def test_out_of_memory_saves_and_says_what_to_try(data, tmp_path, monkeypatch):
+    from robopolicy.training.step import Stepper
+
+    config = tiny_train_config(data, {"steps": 6})
+    train(config, tmp_path / "whole", progress=False)
+    call = Stepper.__call__
+
+    def starved(self, micro, step):
+        if step == 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return call(self, micro, step)
+
+    monkeypatch.setattr(Stepper, "__call__", starved)
+    with pytest.raises(ConfigError, match=r"at step 4 with 8 samples.*--grad_accumulation 2"):
+        train(config, tmp_path / "run", progress=False)
+    assert read_progress(latest_checkpoint(tmp_path / "run")).step == 4
+    monkeypatch.undo()
+    smaller = tiny_train_config(data, {"steps": 6, "grad_accumulation": 2})
+    train(smaller, tmp_path / "run", resume=True, progress=False)
+    assert [v for _, v in losses(tmp_path / "run")] == pytest.approx(
+        [v for _, v in losses(tmp_path / "whole")], abs=1e-5
+    )
