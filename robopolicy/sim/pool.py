@@ -164,6 +164,8 @@ class EpisodePool:
 
     def _settle(self, run: Running, reply: Reply, ledger: Ledger) -> bool:
         """Enter what a command brought; whether the slot is free now."""
+        if isinstance(reply.raised, EnvUnavailable):  # a missing part of this machine fails every episode
+            raise reply.raised
         if reply.error is not None:
             ledger.failed(run, reply.error)
             return True

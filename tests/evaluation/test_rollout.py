@@ -92,6 +92,13 @@ class TestInvariance:
         assert "1 episodes lost" in record.summary()
         assert [e.index for e in record.episodes if e.status == "error"] == [2]
 
+    def test_an_evaluation_without_any_score_is_still_a_record(self, tmp_path):
+        env = {"name": "point_reach", "kwargs": {"faults": {"raise": [100_000, 100_001]}}}
+        record = run(GoalPolicy.for_point_reach(), 2, 0, env, out=tmp_path / "none")
+        assert record.summary().startswith("success no scored episode")
+        assert EvaluationRecord.load(tmp_path / "none.json").errors == 2
+        assert json.loads((tmp_path / "none.json").read_text())["totals"]["success"]["rate"] is None
+
 
 class TestRecord:
     def test_round_trip_and_contents(self, tmp_path):
