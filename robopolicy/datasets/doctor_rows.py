@@ -6,8 +6,7 @@ import re
 
 import numpy as np
 
-from robopolicy.datasets.doctor_survey import RESTORE
-from robopolicy.datasets.doctor_types import Survey, some
+from robopolicy.datasets.doctor_types import RESTORE, Survey, some
 
 TOLERANCE_S = 1e-4  # LeRobot's default; float32 stamps of the longest episodes stay far below it
 RECORD_AGAIN = "drop the episode, or restore its rows from a copy"

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robopolicy.core.errors import DatasetError
 from robopolicy.datasets import reader_v2
-from robopolicy.datasets.doctor_types import Rows, Survey, TableEntry
-from robopolicy.datasets.reader_columns import to_numpy
+from robopolicy.datasets.doctor_survey_rows import gather_rows
+from robopolicy.datasets.doctor_types import RESTORE, Survey, TableEntry
 from robopolicy.datasets.reader_info import Info, read_info
-from robopolicy.datasets.reader_types import Feature, VideoSpan
+from robopolicy.datasets.reader_types import VideoSpan
 from robopolicy.datasets.reader_v3 import open_parquet, sorted_files
 
-RESTORE = "restore the file from a copy, or drop its episodes: open with Reader(..., on_defect='skip')"
 # Whole numbers that each line of a v2 table must have.
 NUMBERS = {
     "episodes.jsonl": ("episode_index", "length"),
     "episodes_stats.jsonl": ("episode_index",),
     "tasks.jsonl": ("task_index",),
 }
-LARGE_ROW = 4096  # depth maps and the like are not loaded as numbers
 
 
 def survey(root: Path) -> Survey:
@@ -38,7 +34,7 @@ def survey(root: Path) -> Survey:
         found.add(defect.code, "warning", defect.message, "edit meta/info.json", defect.episode, defect.file)
     found.entries = list(_entries_v3(found) if info.major == 3 else _entries_v2(found))
     found.tasks = _tasks(found)
-    found.rows = _rows(found)
+    found.rows = gather_rows(found)
     found.stats = _global_stats(found)
     return found
 
@@ -146,67 +142,6 @@ def _tasks(found: Survey) -> list[tuple[int, str]]:
         text = "the sentence is not marked as the pandas index; LeRobot returns numbers as tasks"
         found.add("tasks-index", "warning", text, "robopolicy data doctor --repair", file=path)
     return list(zip(table["task_index"].to_pylist(), table[sentences[0]].to_pylist(), strict=True))
-
-
-def _rows(found: Survey) -> Rows:
-    wanted = {
-        f.source: f for f in found.info.features.values() if f.storage == "column" and np.prod(f.shape) <= LARGE_ROW
-    }
-    names: list[str] = []
-    parts: list[dict[str, np.ndarray]] = []
-    sizes: list[int] = []
-    for path in sorted_files(found.root / "data", "parquet"):
-        if (piece := _file_rows(found, path, wanted)) is not None:
-            names.append(path.relative_to(found.root).as_posix())
-            parts.append(piece[1])
-            sizes.append(piece[0])
-    file = np.repeat(np.arange(len(names)), sizes)
-    common = [k for k in (parts[0] if parts else {}) if all(k in p for p in parts)]
-    return Rows(names, file, {k: np.concatenate([p[k] for p in parts]) for k in common})
-
-
-def _file_rows(found: Survey, path: Path, wanted: dict[str, Feature]) -> tuple[int, dict[str, np.ndarray]] | None:
-    """Number of rows and numeric columns of one data file; columns that do not fit info.json become findings."""
-    try:
-        with open_parquet(path) as file:
-            names = file.schema_arrow.names
-            _compare_columns(found, path, names)
-            table = file.read(columns=[n for n in names if n in wanted])
-    except (DatasetError, pa.ArrowException, OSError) as e:
-        found.add("parquet-unreadable", "error", str(e).splitlines()[0].removeprefix(f"{path}: "), RESTORE, file=path)
-        return None
-    columns = {}
-    for name in table.column_names:
-        try:
-            columns[wanted[name].key] = to_numpy(table[name], wanted[name], path)
-        except DatasetError as e:
-            message = str(e).removeprefix(f"{path}: ")
-            found.add("column-shape", "error", message, RESTORE, _episode_in(found, path), path)
-    if "episode_index" not in columns:
-        columns["episode_index"] = np.full(table.num_rows, -1 if (i := _episode_in(found, path)) is None else i)
-    return table.num_rows, columns
-
-
-def _compare_columns(found: Survey, path: Path, names: list[str]) -> None:
-    features = found.info.raw["features"]
-    stated = {k for k, f in features.items() if f.get("dtype") != "video"}
-    if extra := sorted(set(names) - set(features)):
-        text = f"columns not in info.json: {some_names(extra)}; LeRobot refuses the dataset"
-        found.add("column-undeclared", "error", text, "declare them in meta/info.json, or rewrite the file", file=path)
-    if missing := sorted(stated - set(names)):
-        text = f"no column {some_names(missing)}, which info.json declares"
-        found.add("column-missing", "error", text, RESTORE, _episode_in(found, path), path)
-
-
-def some_names(names: list[str]) -> str:
-    """Quoted and comma-separated."""
-    return ", ".join(f"'{n}'" for n in names)
-
-
-def _episode_in(found: Survey, path: Path) -> int | None:
-    """Episode a v2 file belongs to by its name."""
-    number = re.search(r"episode_(\d+)", path.name)
-    return int(number.group(1)) if number and found.info.major == 2 else None
 
 
 def _global_stats(found: Survey) -> dict[str, dict[str, Any]] | None:

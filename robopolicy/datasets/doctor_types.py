@@ -12,6 +12,8 @@ import numpy as np
 from robopolicy.datasets.reader_info import Info
 from robopolicy.datasets.reader_types import VideoSpan
 
+RESTORE = "restore the file from a copy, or drop its episodes: open with Reader(..., on_defect='skip')"
+
 Severity = Literal["error", "warning", "note"]
 
 

@@ -78,13 +78,17 @@ def read_info(root: Path) -> tuple[Info, list[Defect]]:
     fps = raw.get("fps")
     if not isinstance(fps, (int, float)) or isinstance(fps, bool) or not fps > 0:
         raise DatasetError(f"{path}: expected 'fps' > 0, got {fps!r}")
-    features = _features(raw["features"], defects)
+    try:
+        features = _features(raw["features"], defects)
+        chunks_size = int(raw.get("chunks_size") or 1000)
+    except (TypeError, ValueError) as e:
+        raise DatasetError(f"{path}: a shape, names or chunks_size makes no sense ({e}); restore the file") from e
     return (
         Info(
             version=version,
             major=major,
             fps=float(fps),
-            chunks_size=int(raw.get("chunks_size") or 1000),
+            chunks_size=chunks_size,
             data_path=raw.get("data_path") or (V3_DATA if major == 3 else V2_DATA),
             video_path=raw.get("video_path") or (V3_VIDEO if major == 3 else V2_VIDEO),
             features=features,

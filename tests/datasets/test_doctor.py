@@ -337,6 +337,26 @@ def test_random_damage_never_ends_in_a_raw_exception(tmp_path, version):
     assert noticed >= 12
 
 
+def test_time_stamps_of_another_dtype(root, version):
+    path = data_file(root, version)
+    table = pq.read_table(path)
+    wide = table["timestamp"].cast(pa.float64())
+    pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", wide), path)
+    message = only(diagnose(root), "column-dtype", None)[0].message
+    assert message == "column 'timestamp' holds double, info.json says float32"
+
+
+@pytest.mark.parametrize("change", [{"shape": "two"}, {"shape": [None]}, {"names": 5}, {"dtype": None}])
+def test_senseless_feature_is_a_finding_or_one_clean_refusal(tmp_path, change):
+    root = tiny(tmp_path, "v3.0")
+    edit_json(root / "meta/info.json", lambda i: i["features"]["action"].update(change))
+    if "dtype" in change:
+        assert "holds float, info.json says None" in only(diagnose(root), "column-dtype", None)[0].message
+    else:
+        with pytest.raises(DatasetError, match=r"info\.json: a shape, names or chunks_size makes no sense"):
+            diagnose(root)
+
+
 @pytest.mark.shared_data
 def test_names_both_upstream_statistics_faults_of_the_real_recording(shared_data):
     codes = {f.code for f in diagnose(shared_data / "pusht/lerobot_v30")}
