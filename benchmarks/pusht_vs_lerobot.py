@@ -1,7 +1,8 @@
 """PushT from 206 human demonstrations: our Diffusion Policy beside LeRobot's, equal parameters, steps and batch.
 
   python benchmarks/pusht_vs_lerobot.py peer --config configs/pusht_state/diffusion.yaml --dataset PATH --out DIR
-  python benchmarks/pusht_vs_lerobot.py evaluate RUN --out DIR       ours: any run directory of `robopolicy train`
+  python benchmarks/pusht_vs_lerobot.py peer ... --out DIR --weights DIR/peer.safetensors --sampler DDIM  # again
+  python benchmarks/pusht_vs_lerobot.py ours RUN --out DIR           any run directory of `robopolicy train`
 
 ``peer`` trains LeRobot's own DiffusionPolicy with its own optimiser and schedule classes on the very batches (rows
 and order) that `robopolicy train` sees for that preset, with the preset's learning rate and warm-up, then rolls it
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lerobot_peer import LeRobotPeer, PeerConfig
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tqdm import trange
 
 from robopolicy.core.io import write_atomic
@@ -83,18 +84,23 @@ def peer_main(args: argparse.Namespace) -> None:
     torch.manual_seed(config.seed)
     demos = Demonstrations.open(config.dataset)
     peer = build_peer(config, demos, args.sampler, args.inference_steps)
-    facts = {"steps": config.steps, "batch_size": config.batch_size, "parameters": peer.parameters()}
-    print(facts, flush=True)
-    facts |= train_peer(config, demos, peer)
-    args.out.mkdir(parents=True, exist_ok=True)
-    save_file(peer.policy.state_dict(), args.out / "peer.safetensors")
-    write_atomic(args.out / "peer.json", json.dumps(facts, indent=1))
+    if args.weights is not None:
+        peer.policy.load_state_dict(load_file(args.weights))
+    else:
+        facts = {"steps": config.steps, "batch_size": config.batch_size, "parameters": peer.parameters()}
+        print(facts, flush=True)
+        facts |= train_peer(config, demos, peer)
+        args.out.mkdir(parents=True, exist_ok=True)
+        save_file(peer.policy.state_dict(), args.out / "peer.safetensors")
+        write_atomic(args.out / "peer.json", json.dumps(facts, indent=1))
     roll_out(peer, args)
 
 
 def roll_out(policy: object, args: argparse.Namespace) -> None:
     """The test starts: seeds 100000 up, as published."""
-    record = evaluate(policy, EnvConfig("pusht"), episodes=args.episodes, base_seed=100_000, workers=1, out=args.out)
+    stem = args.out / f"{args.sampler or 'as-saved'}_n{args.episodes}"
+    # Many slots: one large batch is cheaper than four small ones, for both sides.
+    record = evaluate(policy, EnvConfig("pusht"), args.episodes, 100_000, workers=1, slots=64, out=stem)
     print(record.summary())
 
 
@@ -115,8 +121,9 @@ def main() -> None:
     peer.add_argument("--config", type=Path, default=Path("configs/pusht_state/diffusion.yaml"))
     peer.add_argument("--dataset", type=Path, required=True)
     peer.add_argument("--steps", type=int)
+    peer.add_argument("--weights", type=Path, help="trained weights: skip training")
     peer.set_defaults(call=peer_main, sampler="DDPM")
-    ours = verbs.add_parser("evaluate", help="evaluate one of our runs")
+    ours = verbs.add_parser("ours", help="roll out one of our runs")
     ours.add_argument("run", type=Path)
     ours.set_defaults(call=ours_main, sampler=None)
     for verb in (peer, ours):
