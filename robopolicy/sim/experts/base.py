@@ -38,7 +38,7 @@ class PandaExpert(ABC):
         env: the environment, just reset.
         seed: of the expert's own choices (speeds, heights, noise).
         noise: size of the disturbance: 1.0 wanders about 4 mm and 0.02 rad a step, correlated over half a second,
-            which shifts the tool by up to a centimetre or two.
+            which shifts the tool by up to a centimetre or two; in some episodes the gripper also shuts unasked.
     """
 
     def __init__(self, env: Env, seed: int, noise: float = 0.0) -> None:
@@ -50,19 +50,28 @@ class PandaExpert(ABC):
         self.speed = self.rng.uniform(0.016, 0.026)  # m per step
         self.approach = self.rng.uniform(0.07, 0.10)  # m above an object before going down
         self._drift = np.zeros(4)
+        # Once in some episodes the gripper snaps shut for a moment: data that show how to recover from a missed grasp.
+        self._snap = range(0)
+        if noise > 0.0 and self.rng.random() < min(0.2, 0.4 * noise):
+            begin = int(self.rng.integers(0, 40))
+            self._snap = range(begin, begin + int(self.rng.integers(4, 12)))
+        self._steps = 0
 
     @abstractmethod
     def act(self) -> np.ndarray:
         """The clean action ``(5,)`` for the present state."""
 
     def disturb(self, action: np.ndarray) -> np.ndarray:
-        """``action`` plus an Ornstein-Uhlenbeck walk on position and yaw; the gripper is left alone."""
+        """``action`` plus an Ornstein-Uhlenbeck walk on position and yaw, and the gripper's one slip, if it has one."""
         if self.noise == 0.0:
             return action
         scale = self.noise * np.array((0.004, 0.004, 0.004, 0.02))
         self._drift = 0.9 * self._drift + math.sqrt(1 - 0.9**2) * scale * self.rng.standard_normal(4)
         out = action.copy()
         out[:4] += self._drift
+        if self._steps in self._snap and action[4] == OPEN:
+            out[4] = CLOSED
+        self._steps += 1
         return out
 
     def towards(self, point: np.ndarray, yaw: float, gripper: float, speed: float | None = None) -> np.ndarray:

@@ -36,7 +36,7 @@ def grasp_and(expert: PandaExpert, tcp: np.ndarray, cube: np.ndarray, yaw: float
             return expert.towards(goal, yaw, CLOSED)
         if (aside < 0.012 and turn < 0.15) or width < 0.07:
             return expert.towards(cube, yaw, CLOSED)
-    if aside < 0.010 + 0.25 * max(above - 0.02, 0.0) ** 1.0 and aside < 0.03 and turn < 0.2:
+    if aside < min(0.010 + 0.25 * max(above - 0.02, 0.0), 0.03) and turn < 0.2 and width > 0.055:
         return expert.towards(cube, yaw, OPEN)
     height = cube[2] + expert.approach
     # Below the approach height and off to the side: rise on the way, so that the fingers do not sweep the cube.

@@ -1,6 +1,6 @@
 """What the Panda table-top tasks share: observations, stepping, the success rule, cameras.
 
-Write a task by naming a scene and answering five questions (see ``PandaLift``): how objects start, what the environment
+Write a task by naming a scene and answering four questions (see ``PandaLift``): how objects start, what the environment
 state is, whether the goal holds now, and the reward.  20 Hz control; actions and state as in ``robopolicy.sim.arm``.
 """
 
@@ -25,7 +25,7 @@ from robopolicy.sim.render import Cameras
 FPS = 20.0
 HOLD = 5  # consecutive steps on which the goal must hold
 START_LOW = np.array((0.40, -0.08, 0.18, -0.2))  # tool pose at the start, uniform in this box
-START_HIGH = np.array((0.50, 0.08, 0.28, 0.2))
+START_HIGH = np.array((0.50, 0.08, 0.30, 0.2))
 
 
 class PandaTask(ABC):
