@@ -61,6 +61,11 @@ class PackedMatrix:
             torch.addmm(self.bias, rows, self.weight, out=out)
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; 0 for inference-mode tensors, which do not count."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def fingerprint(module: nn.Module) -> tuple[object, ...]:
     """A value that changes when any parameter is replaced, moved, or written in place."""
-    return tuple((id(p), p.data_ptr(), p._version) for p in module.parameters())
+    return tuple((id(p), p.data_ptr(), version(p)) for p in module.parameters())

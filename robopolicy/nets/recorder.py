@@ -8,7 +8,7 @@ they are many.  Features are ``(N, H, C)`` views; what lies under them (batch or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +34,7 @@ class WeightStore:
     matrices: dict[tuple[nn.Module, int], PackedMatrix] = field(default_factory=dict)
     kernels: dict[nn.Module, Tensor] = field(default_factory=dict)
     time_tables: list[tuple[Tensor, int, Tensor]] = field(default_factory=list)
+    film_by_cond: Tensor | None = None  # (F, C): the condition's columns of every FiLM layer
     programs: dict[tuple[int, ...], Program] = field(default_factory=dict)
 
 
@@ -63,6 +64,7 @@ class Recorder:
         self.by_tap = n >= TAPS_FROM.get(store.dtype, 8)
         self._padded: dict[int, Tensor] = {}  # feature -> the zero-bordered storage it is the inside of
         self._kept: list[Tensor] = []  # keeps the ids above valid
+        self._shared: dict[tuple[object, ...], Tensor] = {}
         self.source: Tensor | None = None
 
     # ------------------------------------------------------------------------------------------------- storage
@@ -77,6 +79,13 @@ class Recorder:
             self._padded[id(out)] = padded
         self._kept.append(out)
         return out
+
+    def _scratch(self, use: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Buffer that the very next step consumes, so that all steps of one ``use`` and shape share it (and L2)."""
+        key = (use, *shape, dtype)
+        if key not in self._shared:
+            self._shared[key] = torch.empty(*shape, dtype=dtype)
+        return self._shared[key]
 
     def _bordered(self, h: Tensor, border: int) -> Tensor:
         """``h`` with ``border`` zero steps on both sides, ``(N, H + 2 border, C)``."""
@@ -93,7 +102,7 @@ class Recorder:
         view = h.transpose(0, 1) if time_first else h
         if view.is_contiguous() and view.dtype == dtype:
             return view
-        buffer = torch.empty(view.shape, dtype=dtype)
+        buffer = self._scratch("copy", view.shape, dtype)
         self.steps.append(lambda: buffer.copy_(view))
         return buffer
 
@@ -105,7 +114,7 @@ class Recorder:
         view = padded.as_strided(
             (self.n, rows, taps, h.shape[2]), (batch, stride * step, step, 1), padded.storage_offset()
         )
-        buffer = torch.empty(view.shape, dtype=self.store.dtype)
+        buffer = self._scratch("windows", view.shape, self.store.dtype)
         self.steps.append(lambda: buffer.copy_(view))
         return buffer.view(self.n * rows, taps * h.shape[2])
 
@@ -115,8 +124,9 @@ class Recorder:
             matrix = self.store.matrices[module, key] = PackedMatrix(*weight(), self.store.dtype)
         return matrix
 
-    def _product(self, matrix: PackedMatrix, rows: Tensor, length: int) -> Tensor:
-        out = torch.empty(rows.shape[0], matrix.weight.shape[1])
+    def _product(self, matrix: PackedMatrix, rows: Tensor, length: int, passing: bool = False) -> Tensor:
+        shape = (rows.shape[0], matrix.weight.shape[1])
+        out = self._scratch("product", shape) if passing else torch.empty(shape)
         self.steps.append(lambda: matrix.product(rows, out))
         return out.view(self.n, length, -1)
 
@@ -145,14 +155,15 @@ class Recorder:
             rows = self._copied(h, self.store.dtype, time_first=False).view(self.n * length, -1)
         else:
             rows = self._windows(h, 2 * reach + 1, module.stride, reach)
-        return self._product(matrix, rows, length // module.stride)
+        # A convolution that keeps the length and looks around is always followed by its block's normalisation.
+        return self._product(matrix, rows, length // module.stride, passing=taps > 1 and module.stride == 1)
 
     def _taps(self, module: TapConv, h: Tensor) -> Tensor:
         dtype, length, taps = self.store.dtype, h.shape[1], len(module.weight)
         x = self._copied(h, dtype, time_first=True)
         matrix = self._matrix(module, -1, lambda: (module.weight.flatten(0, 1), module.bias))
         weights, bias = matrix.weight.view(taps, x.shape[2], -1), matrix.bias
-        out = torch.empty(length, self.n, weights.shape[2], dtype=dtype)
+        out = self._scratch("product", (length, self.n, weights.shape[2]), dtype)
         flat_x, flat_out, middle = x.view(-1, x.shape[2]), out.view(-1, out.shape[2]), weights[taps // 2]
         self.steps.append(lambda: torch.addmm(bias, flat_x, middle, out=flat_out))
         for tap, to, source in outer_taps(taps, length):

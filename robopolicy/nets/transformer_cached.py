@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from robopolicy.nets.attention import Attention, DecoderLayer
 from robopolicy.nets.embeddings import sinusoid
-from robopolicy.nets.packed import PackedMatrix
+from robopolicy.nets.packed import PackedMatrix, version
 
 if TYPE_CHECKING:
     from robopolicy.nets.dp_transformer import DPTransformer
@@ -121,11 +121,11 @@ def tabulate(net: DPTransformer, store: TransformerStore, cond: Tensor | None, t
     if net.n_cond_layers:
         return TransformerCache(store, times.to(device), cond, None, None)
     layers = net.decoder_layers()
-    by_time = next((f for t, v, f in store.time_tables if t is times and v == times._version), None)
+    by_time = next((f for t, v, f in store.time_tables if t is times and v == version(times)), None)
     if by_time is None:
         tokens = sinusoid(times.to(device), net.n_emb).to(net.position.dtype).unsqueeze(1)
         by_time = fold_memory(layers, net.cond_encoder(tokens + net.cond_position[:, :1]))
-        store.time_tables = [*store.time_tables[-3:], (times, times._version, by_time)]
+        store.time_tables = [*store.time_tables[-3:], (times, version(times), by_time)]
     by_cond = None
     if cond is not None and net.embed_cond is not None:
         tokens = net.embed_cond(cond.to(net.position.dtype)) + net.cond_position[:, 1:]

@@ -17,14 +17,15 @@ from torch.nn import functional as F
 
 from robopolicy.nets.blocks import Modulation, ResidualBlock
 from robopolicy.nets.ops import ChannelsFirstOps
+from robopolicy.nets.packed import version
 from robopolicy.nets.recorder import Program, Recorder, WeightStore
 from robopolicy.nets.temporal import TapConv, TapUpsample
 
 if TYPE_CHECKING:
     from robopolicy.nets.unet1d import ConditionalUnet1d
 
-# Batch sizes and horizons whose buffers are kept at a time.
-MAX_PROGRAMS = 16
+# Batch sizes and horizons whose buffers are kept at a time; the oldest go first.
+MAX_PROGRAMS = 32
 
 
 class PackedChannelsFirstOps(ChannelsFirstOps):
@@ -73,15 +74,16 @@ def tabulate(net: ConditionalUnet1d, store: WeightStore, cond: Tensor | None, ti
     """Both tables; the one over times is kept for the next chunk while the same ``times`` tensor comes."""
     blocks, split = net.residual_blocks(), net.step_embedding.dim
     weight = net.step_embedding.up.weight
-    by_time = next((table for t, v, table in store.time_tables if t is times and v == times._version), None)
+    by_time = next((table for t, v, table in store.time_tables if t is times and v == version(times)), None)
     if by_time is None:
         active = F.mish(net.step_embedding(times.to(weight.device)))
         by_time = torch.cat([F.linear(active, b.film.weight[:, :split], b.film.bias) for b in blocks], dim=1)
-        store.time_tables = [*store.time_tables[-3:], (times, times._version, by_time)]
+        store.time_tables = [*store.time_tables[-3:], (times, version(times), by_time)]
     by_cond = None
     if cond is not None:
-        active = F.mish(cond.to(weight.dtype))
-        by_cond = torch.cat([F.linear(active, b.film.weight[:, split:]) for b in blocks], dim=1)
+        if store.film_by_cond is None:
+            store.film_by_cond = torch.cat([b.film.weight[:, split:] for b in blocks])
+        by_cond = F.linear(F.mish(cond.to(weight.dtype)), store.film_by_cond)
     return UnetCache(store, by_time, by_cond)
 
 
@@ -98,7 +100,7 @@ def recorded(net: ConditionalUnet1d, store: WeightStore, x: Tensor) -> Program:
             result = net.traverse(recorder, x, split_films(blocks, table.split(widths, dim=1)))
             assert recorder.source is not None
             program = Program(recorder.source, table, recorder.steps, result)
-        if len(store.programs) >= MAX_PROGRAMS:
-            store.programs.clear()
+        while len(store.programs) >= MAX_PROGRAMS:
+            store.programs.pop(next(iter(store.programs)), None)
         store.programs[key] = program
     return program
