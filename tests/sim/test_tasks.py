@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robopolicy.core.errors import ConfigError, InvalidObservation
+from robopolicy.core.errors import ConfigError, EnvUnavailable, InvalidObservation
 from robopolicy.core.specs import ENVIRONMENT_STATE, STATE
 from robopolicy.sim.registry import ENVS, EnvConfig, env_config, make_env
 from robopolicy.sim.tasks.base import HOLD, PandaTask, put_free_body
@@ -115,3 +115,13 @@ def test_every_registered_environment_is_described(repo_root):
         assert tuple(described[name]["environment_state"]) == env.observation_spec[ENVIRONMENT_STATE].names
         assert tuple(described[name]["action"]) == env.action_space.names
         assert name in ENVS
+
+
+def test_missing_simulator_package_is_one_line_with_its_cure(monkeypatch):
+    def absent(name: str):
+        raise ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+
+    monkeypatch.setattr(ENVS, "get", absent)
+    with pytest.raises(EnvUnavailable, match=r"needs the package 'mujoco'.*pip install") as e:
+        make_env("panda_lift")
+    assert "\n" not in str(e.value)
