@@ -44,7 +44,7 @@ def launch(preset, run, world):
         )
         for i in range(world)
     ]
-    outputs = [r.communicate(timeout=150)[0] for r in ranks]
+    outputs = [r.communicate(timeout=500)[0] for r in ranks]
     assert [r.returncode for r in ranks] == [0] * world, outputs
     return outputs
 
