@@ -75,7 +75,8 @@ class Writer:
         source: Mapping[str, Any] | None = None,
     ) -> None:
         root = Path(root)
-        if root.exists() and any(root.iterdir()):
+        # Empty folders and partial files are what a kill before the very first info.json leaves: nothing is lost there.
+        if any(p.is_file() and not p.name.startswith(io.PARTIAL) for p in root.rglob("*")):
             raise DatasetError(f"{root} is not empty; choose another folder, or continue it with Writer.resume(root)")
         features = observation_features(observation_spec, "image" if image_storage == "png" else "video")
         videos = [k for k, f in features.items() if f["dtype"] == "video"]
@@ -102,6 +103,7 @@ class Writer:
         }
         if source is not None:
             info["robopolicy"]["source"] = dict(source)
+        _sweep(root)
         (root / "meta").mkdir(parents=True, exist_ok=True)
         self._open(root, info)
         self._write_info()
@@ -145,8 +147,7 @@ class Writer:
         self._buffer = EpisodeBuffer(self.root, self.info["fps"], self._features, list(self._pixels), self._encoder)
 
     def _drop_leftovers(self) -> None:
-        for folder in {p.parent for p in self.root.rglob(f"{io.PARTIAL}*")}:
-            io.sweep_partial(folder)
+        _sweep(self.root)
         count = self.num_episodes
         self._data.drop_from("episode_index", count)
         self._episodes.drop_from(count)
@@ -304,3 +305,9 @@ class Writer:
             log.warning("recording stopped by %s; %d closed episodes are kept", kind.__name__, self.num_episodes)
         else:
             self.finalize()
+
+
+def _sweep(root: Path) -> None:
+    """Remove the partial files and folders of interrupted writes, wherever they are below ``root``."""
+    for folder in {p.parent for p in root.rglob(f"{io.PARTIAL}*")}:
+        io.sweep_partial(folder)
