@@ -17,7 +17,7 @@ import torch
 from robopolicy.core.errors import ConfigError, NonFiniteLoss
 from robopolicy.policies.base import Policy
 from robopolicy.training.batches import MicroBatch
-from robopolicy.training.checkpoint import save_checkpoint
+from robopolicy.training.checkpoint import save_checkpoint, step_directory
 from robopolicy.training.config import TrainConfig
 from robopolicy.training.config_load import config_to_dict
 from robopolicy.training.guard import FiniteGuard, blame
@@ -50,7 +50,7 @@ class TrainResult:
     run_dir: Path
     step: int
     stopped: str | None
-    checkpoint: Path | None
+    checkpoint: Path
 
 
 def train(
@@ -108,7 +108,7 @@ class Trainer:
         self.rates = Rates(progress.elapsed)
         self.bar = ProgressBar(progress.step, config.steps, show_progress)
         self.rollouts = evaluator is not None and config.eval.every > 0
-        self.saved: Path | None = None
+        self.saved_step = progress.step  # a resumed run is on disk already, score included
 
     def run(self, stop_at: int | None) -> TrainResult:
         """Train to the end or to a stop; the last step done is always saved."""
@@ -125,12 +125,12 @@ class Trainer:
                 if (stopped := self._stop_reason(stop_at)) is not None:
                     break
             self._blame(self.guard.flush())
-            if self.saved is None:
-                self._save(None)
+            self._ensure_saved()
         finally:
             batches.close()
             self.bar.close()
-        return TrainResult(self.s.run, self.s.progress.step, stopped, self.saved)
+        step = self.s.progress.step
+        return TrainResult(self.s.run, step, stopped, step_directory(self.s.run, step))
 
     def _step(self, micro: list[MicroBatch], step: int) -> StepResult:
         try:
@@ -138,8 +138,7 @@ class Trainer:
         except torch.OutOfMemoryError as e:
             # Weights and moments are those of the step before, so that step can be saved.
             self.s.optimizer.zero_grad(set_to_none=True)
-            if step:
-                self._save(None)
+            self._ensure_saved()
             rows = max(len(m.rows) for m in micro)
             raise ConfigError(
                 f"out of device memory at step {step} with {rows} samples a micro-batch; go on with robopolicy train "
@@ -149,7 +148,6 @@ class Trainer:
 
     def _after_step(self, result: StepResult, step: int, session_steps: int, waited: float) -> None:
         config, done = self.s.config, step + 1
-        self.saved = None
         self.meter.add(result)
         self._blame(self.guard.observe(step, result.norm))
         self.bar.advance()
@@ -212,10 +210,13 @@ class Trainer:
         with self._aside():
             if s.accelerator.is_main_process:
                 average: Policy = s.ema.refresh()  # type: ignore[assignment]
-                self.saved = save_checkpoint(s.run, average, s.policy, s.optimizer, s.progress, s.config_yaml)
+                save_checkpoint(s.run, average, s.policy, s.optimizer, s.progress, s.config_yaml)
                 prune(s.run, keep.keep_last, keep.keep_best)
-            else:
-                self.saved = s.run
+        self.saved_step = s.progress.step
+
+    def _ensure_saved(self) -> None:
+        if self.saved_step != self.s.progress.step:
+            self._save(None)
 
     def _blame(self, bad_steps: list[int]) -> None:
         """Name the samples of skipped steps; stop, with a checkpoint, when there were too many."""
@@ -225,7 +226,7 @@ class Trainer:
             log.warning(message)
             self.loggers.log(step + 1, "train", {"skipped": 1.0})
             if self.guard.exhausted:
-                self._save(None)
+                self._ensure_saved()
                 raise NonFiniteLoss(
                     f"{message}; {len(self.guard.skipped)} steps skipped within {self.s.config.guard.window}, stopping "
                     f"(checkpoint saved at step {self.s.progress.step}; check these rows with robopolicy data doctor)"

@@ -63,10 +63,11 @@ def test_the_seed_decides_the_run(data, tmp_path):
 
 def test_resume_after_the_last_step_changes_nothing(data, tmp_path):
     config = tiny_train_config(data)
-    train(config, tmp_path / "run", progress=False)
+    stamp = train(config, tmp_path / "run", progress=False).checkpoint.stat().st_mtime_ns
     before = final_tensors(tmp_path / "run")
     result = train(config, tmp_path / "run", resume=True, progress=False)
     assert result.step == config.steps
+    assert result.checkpoint.stat().st_mtime_ns == stamp
     after = final_tensors(tmp_path / "run")
     assert all(torch.equal(before[k], after[k]) for k in before)
 
