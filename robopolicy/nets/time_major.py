@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from robopolicy.nets.blocks import Modulation
 from robopolicy.nets.temporal import TapConv, TapUpsample
@@ -44,6 +45,7 @@ class TapProduct(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         """Gradients of input (if asked for), weight and bias."""
         x, weight = ctx.saved_tensors
@@ -110,6 +112,7 @@ class NormMish(torch.autograd.Function):
         return out + shift if scale is None else torch.addcmul(shift, out, scale)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of everything but ``groups`` and ``eps``."""
         centred, rstd, gamma, slope, scale, mish = ctx.saved_tensors

@@ -51,7 +51,8 @@ class UpLevel(nn.Module):
 class ConditionalUnet1d(nn.Module):
     """Denoiser ``(noisy chunk (N, H, input_dim), time, condition (N, global_cond_dim)) -> (N, H, output_dim)``.
 
-    ``H`` must be a multiple of ``2 ** (len(down_dims) - 1)``.  ``global_cond_dim=0`` means no condition.
+    ``H`` must be a multiple of ``2 ** (len(down_dims) - 1)``.  ``global_cond_dim=0`` means no condition.  Set
+    ``double_backward`` where gradients of gradients are needed (energies): the fast CPU path has first ones only.
     """
 
     cond_kind: ClassVar[Literal["vector"]] = "vector"
@@ -87,6 +88,7 @@ class ConditionalUnet1d(nn.Module):
         self.up = nn.ModuleList(UpLevel(o, i, **block) for i, o in reversed(pairs[1:]))
         self.head = ConvBlock(self.down_dims[0], self.down_dims[0], kernel_size, n_groups)
         self.inference_dtype = torch.float32
+        self.double_backward = False
         self._store: WeightStore | None = None
         self.project = TapConv(self.down_dims[0], self.output_dim, 1)
 
@@ -135,7 +137,8 @@ class ConditionalUnet1d(nn.Module):
             torch.cat(films, dim=1, out=program.table)
             return program(x)
         # With few chunks torch's convolutions waste less than the time-major products' bookkeeping costs.
-        ops: Ops = TimeMajorOps() if x.device.type == "cpu" and len(x) >= TIME_MAJOR_FROM else ChannelsFirstOps()
+        by_time = x.device.type == "cpu" and len(x) >= TIME_MAJOR_FROM and not self.double_backward
+        ops: Ops = TimeMajorOps() if by_time else ChannelsFirstOps()
         return self.traverse(ops, x, split_films(self.residual_blocks(), films))
 
     def residual_blocks(self) -> list[ResidualBlock]:

@@ -85,3 +85,26 @@ def test_autocast_trains_in_bfloat16():
     # bfloat16 keeps 8 bits; two dozen layers deep this is a few per cent of the output's spread.
     assert 0 < (got.float() - want).abs().max() < 0.06 * want.std()
     assert all(p.grad.dtype == torch.float32 and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_second_derivatives_are_right_or_refused():
+    torch.manual_seed(0)
+    net = ConditionalUnet1d(3, 0, (16, 32), step_embed_dim=16).double()
+    x = torch.randn(9, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def gradient_norm():
+        (grad,) = torch.autograd.grad(net(x, 3).sum(), x, create_graph=True)
+        return grad.square().sum()
+
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient_norm().backward()
+    net.double_backward = True
+    (got,) = torch.autograd.grad(gradient_norm(), x)
+    direction, step = torch.randn_like(x), 1e-5
+    values = []
+    for sign in (1, -1):
+        moved = (x.detach() + sign * step * direction).requires_grad_()
+        (grad,) = torch.autograd.grad(net(moved, 3).sum(), moved)
+        values.append(grad.square().sum())
+    slope = (values[0] - values[1]) / (2 * step)
+    torch.testing.assert_close((got * direction).sum(), slope, rtol=1e-5, atol=1e-7)
