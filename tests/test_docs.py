@@ -57,7 +57,8 @@ def test_commands_exist(page):
     from robopolicy.cli.main import VERBS
 
     text = page.read_text()
-    for verb in re.findall(r"^\s*(?:\.venv/bin/)?robopolicy ([a-z]+)", text, flags=re.M):
+    commands = "\n".join(re.findall(r"^```\n(.*?)^```", text, flags=re.S | re.M))
+    for verb in re.findall(r"^\s*(?:\.venv/bin/)?robopolicy ([a-z]+)", commands, flags=re.M):
         assert verb in VERBS, f"{page.name} names the verb '{verb}'"
     makefile = (ROOT / "Makefile").read_text()
     for verb in re.findall(r"^\s*make ([a-z]+)", text, flags=re.M):
