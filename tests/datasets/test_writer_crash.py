@@ -76,7 +76,7 @@ def test_dying_at_each_point_of_the_second_save(tmp_path, monkeypatch, point):
 def kill_and_check(tmp_path, seeds):
     """Two SIGKILLs a seed; returns how many episodes were closed in all."""
     command = [sys.executable, "-m", "robopolicy.testing.recordings", "kill", str(tmp_path), *map(str, seeds)]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=560)
     total = 0
     for seed in seeds:
         root, log = tmp_path / str(seed), tmp_path / f"{seed}.log"
@@ -124,7 +124,7 @@ def test_kill_before_the_first_info_leaves_a_folder_that_can_be_used_again(tmp_p
 def test_full_disk_is_named_and_loses_no_closed_episode(tmp_path):
     limits = [300, 2500, 9000, 62000, 66000, 67000, 68000]
     command = [sys.executable, "-m", "robopolicy.testing.recordings", "full", str(tmp_path), *map(str, limits)]
-    subprocess.run(command, check=True, timeout=300)
+    subprocess.run(command, check=True, timeout=560)
     total = 0
     for limit in limits:
         error = (tmp_path / f"{limit}.err").read_text()
