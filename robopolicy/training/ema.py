@@ -50,7 +50,7 @@ class EMA:
         self.live = live
         self.model = (copy.deepcopy(live) if average is None else average).eval().requires_grad_(False)
         live_parameters, shadow = dict(live.named_parameters()), dict(self.model.named_parameters())
-        self._source: list[Tensor] = [live_parameters[n].detach() for n in names]
+        self._source = [live_parameters[n] for n in names]
         self._shadow: list[Tensor] = [shadow[n] for n in names]
         self._averaged = set(names)
 
@@ -60,7 +60,8 @@ class EMA:
         decay = ema_decay(self.calls, self.config) if self.config.enabled else 0.0
         self.calls += 1
         if self._shadow:
-            torch._foreach_lerp_(self._shadow, self._source, 1.0 - decay)
+            # Looked up each time: a data-parallel wrapper may give a parameter other memory after this was built.
+            torch._foreach_lerp_(self._shadow, [p.data for p in self._source], 1.0 - decay)
 
     @torch.no_grad()
     def refresh(self) -> nn.Module:

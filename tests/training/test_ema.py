@@ -117,3 +117,12 @@ def test_continuing_needs_the_counter():
     torch.testing.assert_close(
         continued.model.weight, torch.lerp(before, live.weight.detach(), 1 - ema_decay(10, CONFIG))
     )
+
+
+def test_a_parameter_that_gets_other_memory_is_still_followed():
+    """Data-parallel wrappers do this to the parameters of a model that is averaged already."""
+    live = nn.Linear(2, 2)
+    ema = EMA(live, CONFIG)
+    live.weight.data = torch.full((2, 2), 3.0)
+    ema.update()
+    assert torch.equal(ema.model.weight, live.weight)
