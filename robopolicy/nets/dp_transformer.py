@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.nets.attention import DecoderLayer, EncoderLayer, FeedForward
+from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import batch_times, check_embedding_dim, sinusoid
 from robopolicy.nets.masks import causal_mask, condition_mask
 from robopolicy.nets.packed import fingerprint
@@ -109,16 +110,12 @@ class DPTransformer(nn.Module):
             )
 
     def _check_chunk(self, x: Tensor) -> None:
-        if x.ndim != 3 or x.shape[-1] != self.input_dim:
-            raise ConfigError(f"transformer input: expected (N, H, {self.input_dim}), got {tuple(x.shape)}")
+        check_chunk(x, self.input_dim, "transformer")
         self.check_horizon(x.shape[1])
 
     def _check(self, x: Tensor, cond: Tensor | None) -> None:
         self._check_chunk(x)
-        want = (x.shape[0], self.n_obs_steps, self.cond_dim)
-        if (cond is None) != (self.cond_dim == 0) or (cond is not None and tuple(cond.shape) != want):
-            got = None if cond is None else tuple(cond.shape)
-            raise ConfigError(f"transformer condition: expected {want if want[2] else None}, got {got}; check cond_dim")
+        check_condition(cond, (x.shape[0], self.n_obs_steps, self.cond_dim), "transformer", "cond_dim")
 
     def memory(self, time: Tensor, cond: Tensor | None) -> Tensor:
         """Condition tokens ``(N, 1 + n_obs_steps, n_emb)`` from the time's sinusoid ``(N, n_emb)`` and ``cond``."""

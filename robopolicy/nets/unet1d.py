@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.nets.blocks import ConvBlock, Modulation, Ops, ResidualBlock
+from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import StepEmbedding, batch_times
 from robopolicy.nets.ops import ChannelsFirstOps
 from robopolicy.nets.packed import fingerprint
@@ -108,18 +109,12 @@ class ConditionalUnet1d(nn.Module):
             )
 
     def _check_chunk(self, x: Tensor) -> None:
-        if x.ndim != 3 or x.shape[-1] != self.input_dim:
-            raise ConfigError(f"U-Net input: expected (N, H, {self.input_dim}), got {tuple(x.shape)}")
+        check_chunk(x, self.input_dim, "U-Net")
         self.check_horizon(x.shape[1])
 
     def _check(self, x: Tensor, cond: Tensor | None) -> None:
         self._check_chunk(x)
-        want = (x.shape[0], self.global_cond_dim)
-        if (cond is None) != (self.global_cond_dim == 0) or (cond is not None and tuple(cond.shape) != want):
-            got = None if cond is None else tuple(cond.shape)
-            raise ConfigError(
-                f"U-Net condition: expected {want if want[1] else None}, got {got}; check global_cond_dim"
-            )
+        check_condition(cond, (x.shape[0], self.global_cond_dim), "U-Net", "global_cond_dim")
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor | None = None) -> Tensor:
         """Predict ``(N, H, output_dim)`` from ``x (N, H, input_dim)``, time ``t`` (scalar or ``(N,)``), ``cond``.
