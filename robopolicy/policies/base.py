@@ -7,7 +7,7 @@ networks, ``decode`` and ``supervised_loss``.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from robopolicy.core.chunk import ActionChunk
 from robopolicy.core.errors import ConfigError, InvalidAction, InvalidObservation
+from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.policy import GenerativePolicy, Obs
 from robopolicy.core.seeding import generator as keyed_generator
 from robopolicy.core.specs import ACTION, ACTION_IS_PAD, ActionSpace, ActionSpec, FeatureStats, ObservationSpec
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.fusion import ObservationEncoder
+from robopolicy.encoders.memory import EpisodeMemories, Memory
 from robopolicy.policies.normalizer import Affine, Normalizer
 from robopolicy.policies.setup import select_features, select_stats
 from robopolicy.policies.validation import ObservationChecker
@@ -32,7 +34,8 @@ CROP = "crop."
 class Policy(nn.Module, GenerativePolicy):
     """Base of all trainable heads.  ``B`` observations, ``N`` rows, ``H`` horizon, ``D`` action channels.
 
-    Stateless between calls: each ``act`` gets its whole observation window, so batches may change size at will.
+    Each ``act`` gets its whole observation window, so batches may change size at will.  Only policies with a temporal
+    encoder (``recurrent``) carry something from call to call: one state of fixed size an episode.
     """
 
     name: ClassVar[str]
@@ -61,6 +64,7 @@ class Policy(nn.Module, GenerativePolicy):
         self.normalizer = Normalizer(self.stats, modes)
         self.encoder = ObservationEncoder(self.observation_spec, config.encoder, load_weights)
         self.checker = ObservationChecker(self.observation_spec, config.n_obs_steps)
+        self.memories = EpisodeMemories()
         low, high = action_space.low, action_space.high
         self._low = np.array(low if low is not None else -np.inf, np.float32)
         self._high = np.array(high if high is not None else np.inf, np.float32)
@@ -76,27 +80,45 @@ class Policy(nn.Module, GenerativePolicy):
         return self.normalizer[ACTION]
 
     @property
+    def recurrent(self) -> bool:
+        """Whether the policy carries a state through an episode."""
+        return False
+
+    @property
+    def needs(self) -> WindowNeeds:
+        """What training data must offer besides plain windows."""
+        return WindowNeeds()
+
+    @property
     def tape_len(self) -> int:
         """Noise draws ``(H, D)`` a row that ``decode`` consumes besides the latent (0 = deterministic decoder)."""
         return 0
 
     # ----------------------------------------------------------------------------------------------- observing
 
-    def encode(self, obs: Obs) -> Features:
+    def encode(self, obs: Obs, memory: Memory | None = None) -> Features:
         """Encode physical observations ``(B, n_obs_steps, ...)`` once, crops centred.
 
+        ``memory`` is what a recurrent policy carries; without it every row begins an episode.  The state after this
+        observation is ``extras["memory"]`` of the result: sample as often as you like, then commit it once.
         Raises ``InvalidObservation`` naming the key for anything that does not fit ``observation_spec``.
         """
-        return self._encode(self.checker.check(obs))
+        return self._encode(self.checker.check(obs), memory=memory)
 
-    def _encode(self, checked: Mapping[str, Tensor], crops: Mapping[str, Tensor] | None = None) -> Features:
-        device = self.device
-        inputs = {}
-        for key, value in checked.items():
-            moved = value.to(device, non_blocking=True)
-            inputs[key] = self.normalizer.to_model(key, moved) if key in self.normalizer else moved
-        features: Features = self.encoder(inputs, crops)
+    def _encode(
+        self, checked: Mapping[str, Any], crops: Mapping[str, Tensor] | None = None, memory: Memory | None = None
+    ) -> Features:
+        features: Features = self.encoder(self._inputs(checked), crops)
         return features
+
+    def _inputs(self, checked: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked observations on the device, vectors normalised; text stays as it is."""
+        device = self.device
+        inputs: dict[str, Any] = {}
+        for key, value in checked.items():
+            moved = value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            inputs[key] = self.normalizer.to_model(key, moved) if key in self.normalizer else moved
+        return inputs
 
     # ------------------------------------------------------------------------------------------------- acting
 
@@ -106,12 +128,15 @@ class Policy(nn.Module, GenerativePolicy):
         obs: Mapping[str, Any],
         noise_keys: Sequence[Sequence[int]] | None = None,
         observed_at: float | np.ndarray = 0.0,
+        episodes: Sequence[Hashable] | None = None,
     ) -> ActionChunk:
         """Chunk of physical actions for physical observations ``(B, n_obs_steps, ...)``, arrays or tensors.
 
         ``noise_keys[b]`` (non-negative integers, e.g. episode and step) fixes row b's noise whatever else is in
         the batch; without keys the noise follows torch's global seed.  ``observed_at`` is the time of the newest
-        observation, seconds.  Always in evaluation mode; actions are clipped to the action space's bounds.
+        observation, seconds.  ``episodes[b]`` names the episode of row b (default: the row's number); recurrent
+        policies carry one state for each until ``reset``, others ignore it.  Always in evaluation mode; actions are clipped to
+        the action space's bounds.
         """
         checked = self.checker.check(obs)
         rows = len(next(iter(checked.values())))
@@ -120,12 +145,29 @@ class Policy(nn.Module, GenerativePolicy):
         if training:
             self.eval()
         try:
-            chunks = self.decode(self._encode(checked), latent, tape=tape)
+            features = self._encode(checked, memory=self._recall(rows, episodes))
+            chunks = self.decode(features, latent, tape=tape)
         finally:
             if training:
                 self.train()
+        if self.recurrent:
+            self.memories.commit(self._names(rows, episodes), features.extras["memory"])
         actions = self.norm.to_phys(chunks.float()).cpu().numpy()
         return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at)
+
+    def _names(self, rows: int, episodes: Sequence[Hashable] | None) -> Sequence[Hashable]:
+        if episodes is None:
+            return range(rows)
+        if len(episodes) != rows or len(set(episodes)) != rows:
+            raise InvalidObservation(f"episodes: expected {rows} different names, one a row, got {list(episodes)[:5]}")
+        return episodes
+
+    def _recall(self, rows: int, episodes: Sequence[Hashable] | None) -> Memory | None:
+        return self.memories.gather(self._names(rows, episodes), self.blank_memory()) if self.recurrent else None
+
+    def blank_memory(self) -> Tensor:
+        """A state of the right shape for rows whose episode begins (recurrent policies)."""
+        raise ConfigError(f"{type(self).__name__} carries no memory")
 
     def _keyed_noise(self, rows: int, keys: Sequence[Sequence[int]] | None) -> tuple[Tensor, Tensor | None]:
         if keys is None:
@@ -156,8 +198,9 @@ class Policy(nn.Module, GenerativePolicy):
         chunks = self.decode(ctx.repeat_interleave(num_samples), latent, tape=tape)
         return chunks.unflatten(0, (ctx.batch_size, num_samples))
 
-    def reset(self) -> None:
-        """Nothing to forget; here because executors call it between episodes."""
+    def reset(self, episodes: Sequence[Hashable] | None = None) -> None:
+        """Forget what was carried for ``episodes`` (default: all); executors call it between episodes."""
+        self.memories.forget(episodes)
 
     # ----------------------------------------------------------------------------------------------- training
 
@@ -191,17 +234,41 @@ class Policy(nn.Module, GenerativePolicy):
         """
         obs = {key: batch[key] for key in self.observation_spec.keys if key in batch}
         action = torch.as_tensor(batch[ACTION]).to(self.device, torch.float32, non_blocking=True)
-        if action.ndim != 3 or tuple(action.shape[1:]) != self.latent_shape:
-            want = ", ".join(map(str, self.latent_shape))
+        layout = (self.action_spec.horizon, self.action_spec.dim)
+        if action.ndim != 3 or tuple(action.shape[1:]) != layout:
+            want = ", ".join(map(str, layout))
             raise InvalidAction(f"action: expected a batch of shape (B, {want}), got {tuple(action.shape)}")
         mask = None
         if self.config.mask_padding:
             if ACTION_IS_PAD not in batch:
-                raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {self.latent_shape[0]}) in the batch")
+                raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {layout[0]}) in the batch")
             mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(self.device, torch.bool)
         target = self.norm.to_model(action)
         per_sample = self.supervised_loss(obs, target, mask=mask, noise=noise)
         return per_sample, {"loss": per_sample.detach().mean()}
+
+    def supervised_loss(
+        self,
+        obs: Obs,
+        target: Tensor,
+        *,
+        weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Training loss ``(B,)`` for physical ``obs`` and model-space ``target`` ``(B, H, D)``.
+
+        ``weight`` ``(B,)``; ``mask`` ``(B, H)`` is 1 where counted; ``noise`` comes from ``draw_training_noise``.
+        """
+        if noise is None:
+            noise = self.draw_training_noise(len(target))
+        features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
+        per_sample = self.head_loss(features, target, mask, noise)
+        return per_sample if weight is None else per_sample * weight
+
+    @abstractmethod
+    def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """The head's loss ``(B,)`` given encoded observations; arguments as in ``supervised_loss``."""
 
     def optim_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups with ``name``, ``params``, ``lr`` and ``weight_decay``; frozen parameters are left out."""

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.core.policy import Cap, Obs, Prediction
+from robopolicy.core.policy import Cap, Prediction
 from robopolicy.core.specs import ChannelKind
 from robopolicy.encoders.features import Features
 from robopolicy.paths.base import GaussianPath
 from robopolicy.paths.convert import Kind, canonical
-from robopolicy.paths.convert import target as network_target
 from robopolicy.policies.base import Noise, Policy
 from robopolicy.policies.losses import masked_mean
 from robopolicy.policies.optim import encoder_groups
+from robopolicy.policies.precondition import Precondition
 from robopolicy.samplers.base import Sampler
 from robopolicy.samplers.registry import make_sampler
 
@@ -33,17 +33,17 @@ INFERENCE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class DenoisingPolicy(Policy):
-    """``predict``, ``decode`` and ``supervised_loss`` from ``net``, ``path`` and ``kind``, which the head sets."""
+    """``predict``, ``decode`` and ``head_loss`` from ``net`` and ``precondition``, which the head sets."""
 
     net: Any
     path: GaussianPath
-    kind: Kind
+    precondition: Precondition
     sampler: Sampler
     channels: Tensor | None
 
-    def _finish(self, net: torch.nn.Module, path: GaussianPath, kind: Kind) -> None:
+    def _finish(self, net: torch.nn.Module, precondition: Precondition) -> None:
         """Called by the head's constructor once its parts exist."""
-        self.net, self.path, self.kind = net, path, kind
+        self.net, self.precondition, self.path = net, precondition, precondition.path
         kinds = self.action_spec.space.channel_kinds
         counted = torch.tensor([k is not ChannelKind.PADDING for k in kinds], device="cpu")
         self.register_buffer("channels", None if counted.all() else counted.float(), persistent=False)
@@ -97,7 +97,8 @@ class DenoisingPolicy(Policy):
 
     def predict(self, ctx: Features, z: Tensor, t: Tensor) -> Prediction:
         """One denoiser query at native state ``z`` ``(N, H, D)`` and time ``t`` (``()`` or ``(N,)``); unclipped."""
-        return self._canonical(self.net(self._visible(z), t, self.condition(ctx)), z, t)
+        out = self.net(self._enter(z, t), self.precondition.label(t), self.condition(ctx))
+        return self._canonical(out, z, t)
 
     def decode(self, ctx: Features, latent: Tensor, *, tape: Tensor | None = None) -> Tensor:
         """Map ``latent`` ``(N, H, D)`` (and the ``tape`` of a stochastic sampler) to chunks in model space.
@@ -111,22 +112,23 @@ class DenoisingPolicy(Policy):
         if self.training or torch.is_grad_enabled() or not hasattr(self.net, "forward_cached"):
             return lambda z, t: self.predict(ctx, z, t)
         net, step_of = self.net, self._step_of
-        cache = net.prepare(self.condition(ctx), self._times)
+        cache = net.prepare(self.condition(ctx), self.precondition.label(self._times))
 
         def denoise(z: Tensor, t: Tensor) -> Prediction:
             step = step_of.get(t.item())
             if step is None:  # a solver that looks between grid points
                 return self.predict(ctx, z, t)
-            return self._canonical(net.forward_cached(self._visible(z), step, cache), z, t)
+            return self._canonical(net.forward_cached(self._enter(z, t), step, cache), z, t)
 
         return denoise
 
-    def _visible(self, z: Tensor) -> Tensor:
+    def _enter(self, z: Tensor, t: Tensor) -> Tensor:
         """The state as the network sees it: padding channels are 0."""
+        z = self.precondition.enter(z, t)
         return z if self.channels is None else z * self.channels
 
     def _canonical(self, out: Tensor, z: Tensor, t: Tensor) -> Prediction:
-        prediction = canonical(self.kind, out.to(z.dtype), z, self.path, t)
+        prediction = self.precondition.prediction(out.to(z.dtype), z, t)
         if self.channels is None:
             return prediction
         # Padding channels are 0 in model space by definition; what the network says about them never counts.
@@ -152,27 +154,11 @@ class DenoisingPolicy(Policy):
         eps = torch.randn((n, *self.latent_shape), generator=generator, device=device)
         return {"t": self._draw_times(n, generator, device), "eps": eps}
 
-    def supervised_loss(
-        self,
-        obs: Obs,
-        target: Tensor,
-        *,
-        weight: Tensor | None = None,
-        mask: Tensor | None = None,
-        noise: Noise | None = None,
-    ) -> Tensor:
-        """Squared error of the network ``(B,)`` for physical ``obs`` and model-space ``target`` ``(B, H, D)``.
-
-        ``weight`` ``(B,)``; ``mask`` ``(B, H)`` is 1 where counted; ``noise`` comes from ``draw_training_noise``.
-        Mean over the counted steps and channels; padding channels never count.
-        """
-        if noise is None:
-            noise = self.draw_training_noise(len(target))
+    def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """Squared error of the network ``(B,)``: mean over the counted steps and channels; padding never counts."""
         t = noise["t"].to(target.device, non_blocking=True)
         eps = noise["eps"].to(target, non_blocking=True)
-        features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
         z = self.path.add_noise(target, eps, t)
-        out = self.net(self._visible(z), t, self.condition(features))
-        error = (out.float() - network_target(self.kind, target, eps, self.path, t)).square()
-        per_sample = masked_mean(error, mask, self.channels)
-        return per_sample if weight is None else per_sample * weight
+        out = self.net(self._enter(z, t), self.precondition.label(t), self.condition(features))
+        error = (out.float() - self.precondition.target(target, eps, z, t)).square()
+        return masked_mean(error, mask, self.channels)

@@ -11,20 +11,19 @@ U-Net is the easier backbone, the transformer follows fast changes better.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robopolicy.core.specs import ACTION, ActionSpace, FeatureStats, ObservationSpec
-from robopolicy.nets.dp_transformer import DPTransformer
-from robopolicy.nets.unet1d import ConditionalUnet1d
 from robopolicy.paths.convert import Kind
 from robopolicy.paths.vp import VPDiscrete
+from robopolicy.policies.backbones import make_backbone
 from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.diffusion_config import DiffusionConfig
+from robopolicy.policies.precondition import Plain
 from robopolicy.policies.setup import check_identity
 
 __all__ = ["DiffusionConfig", "DiffusionPolicy"]
@@ -50,15 +49,8 @@ class DiffusionPolicy(DenoisingPolicy):
             check_identity(self.stats[ACTION], config.clip_range)
         with torch.device("cpu"):  # tables of numbers, also when the networks are built on "meta"
             path = VPDiscrete.make(config.schedule, config.num_train_steps, config.beta_start, config.beta_end)
-        net = _backbone(config, action_space.dim, self.encoder.step_dim)
-        self._finish(net, path, Kind(config.prediction))
+        net = make_backbone(config, action_space.dim, self.encoder.step_dim)
+        self._finish(net, Plain(Kind(config.prediction), path))
 
     def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         return torch.randint(self.config.num_train_steps, (n,), generator=generator, device=device)
-
-
-def _backbone(config: DiffusionConfig, action_dim: int, step_dim: int) -> nn.Module:
-    if config.backbone == "unet":
-        return ConditionalUnet1d(action_dim, config.n_obs_steps * step_dim, **dataclasses.asdict(config.unet))
-    options = dataclasses.asdict(config.transformer)
-    return DPTransformer(action_dim, step_dim, config.horizon, config.n_obs_steps, **options)

@@ -20,8 +20,9 @@ from robopolicy.core.specs import (
     ObservationSpec,
 )
 from robopolicy.encoders.config import EncoderConfig, ImageEncoderConfig
+from robopolicy.policies.backbone_config import TransformerConfig, UnetConfig
 from robopolicy.policies.base import Policy
-from robopolicy.policies.diffusion_config import DiffusionConfig, TransformerConfig, UnetConfig
+from robopolicy.policies.diffusion_config import DiffusionConfig
 from robopolicy.policies.registry import make_policy
 
 TINY_UNET = UnetConfig(down_dims=(16, 32), kernel_size=3, step_embed_dim=16)

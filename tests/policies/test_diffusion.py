@@ -15,7 +15,7 @@ from robopolicy.core.policy import Cap
 from robopolicy.core.specs import ACTION, ACTION_IS_PAD, STATE, ActionSpace, ChannelKind
 from robopolicy.encoders.config import EncoderConfig, ImageEncoderConfig
 from robopolicy.paths.base import fit
-from robopolicy.policies.diffusion_config import TransformerConfig, UnetConfig
+from robopolicy.policies.backbone_config import TransformerConfig, UnetConfig
 from robopolicy.policies.registry import make_policy
 from robopolicy.testing.tiny import (
     TINY_ENCODER,

@@ -9,7 +9,8 @@ import pytest
 
 from robopolicy.core.configs import build_config, dump_config
 from robopolicy.core.errors import ConfigError
-from robopolicy.policies.diffusion_config import DiffusionConfig, UnetConfig
+from robopolicy.policies.backbone_config import UnetConfig
+from robopolicy.policies.diffusion_config import DiffusionConfig
 from robopolicy.policies.normalization_config import NormalizationConfig
 from robopolicy.policies.registry import POLICIES, policy_config
 

@@ -1,0 +1,51 @@
+"""Sizes of the denoising networks that heads may share (no torch here: the command line reads these classes)."""
+
+from __future__ import annotations
+
+from robopolicy.core.configs import config_dataclass
+from robopolicy.core.errors import ConfigError
+
+
+@config_dataclass
+class UnetConfig:
+    """Size of the 1-D U-Net."""
+
+    down_dims: tuple[int, ...] = (256, 512, 1024)
+    kernel_size: int = 5
+    n_groups: int = 8
+    step_embed_dim: int = 256
+    cond_predict_scale: bool = True
+    """FiLM with scale and bias; bias only when false."""
+
+    def __post_init__(self) -> None:
+        if not self.down_dims or min(self.down_dims) < 1:
+            raise ConfigError(f"down_dims must hold positive widths, got {self.down_dims}")
+        if self.n_groups < 1 or any(d % self.n_groups for d in self.down_dims):
+            raise ConfigError(
+                f"every entry of down_dims {self.down_dims} must be a multiple of n_groups={self.n_groups}"
+            )
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size must be odd and >= 1, got {self.kernel_size}")
+        if self.step_embed_dim < 4 or self.step_embed_dim % 2:
+            raise ConfigError(f"step_embed_dim must be even and >= 4, got {self.step_embed_dim}")
+
+
+@config_dataclass
+class TransformerConfig:
+    """Size of the transformer."""
+
+    n_layer: int = 8
+    n_head: int = 4
+    n_emb: int = 256
+    p_drop_emb: float = 0.0
+    p_drop_attn: float = 0.3
+    causal_attn: bool = True
+    n_cond_layers: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n_layer, self.n_head, self.n_emb) < 1 or self.n_cond_layers < 0:
+            raise ConfigError("n_layer, n_head and n_emb must be >= 1, n_cond_layers >= 0")
+        if self.n_emb % (2 * self.n_head):
+            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
+        if not (0 <= self.p_drop_emb < 1 and 0 <= self.p_drop_attn < 1):
+            raise ConfigError("dropout probabilities must be in [0, 1)")

@@ -1,0 +1,25 @@
+"""Denoising networks by the name that configurations use, built to fit a chunk and an encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+
+from robopolicy.core.errors import ConfigError
+from robopolicy.nets.dp_transformer import DPTransformer
+from robopolicy.nets.unet1d import ConditionalUnet1d
+
+
+def make_backbone(config: Any, action_dim: int, step_dim: int) -> nn.Module:
+    """The network of ``config.backbone``, sized by the config's section of that name.
+
+    ``step_dim`` numbers describe each of the ``config.n_obs_steps`` observed steps.
+    """
+    if config.backbone == "unet":
+        return ConditionalUnet1d(action_dim, config.n_obs_steps * step_dim, **dataclasses.asdict(config.unet))
+    if config.backbone == "transformer":
+        options = dataclasses.asdict(config.transformer)
+        return DPTransformer(action_dim, step_dim, config.horizon, config.n_obs_steps, **options)
+    raise ConfigError(f"unknown backbone {config.backbone!r}; expected unet or transformer")
