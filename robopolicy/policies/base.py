@@ -135,8 +135,8 @@ class Policy(nn.Module, GenerativePolicy):
         ``noise_keys[b]`` (non-negative integers, e.g. episode and step) fixes row b's noise whatever else is in
         the batch; without keys the noise follows torch's global seed.  ``observed_at`` is the time of the newest
         observation, seconds.  ``episodes[b]`` names the episode of row b (default: the row's number); recurrent
-        policies carry one state for each until ``reset``, others ignore it.  Always in evaluation mode; actions are clipped to
-        the action space's bounds.
+        policies carry one state for each until ``reset``, others ignore it.  Always in evaluation mode; actions are
+        clipped to the action space's bounds.
         """
         checked = self.checker.check(obs)
         rows = len(next(iter(checked.values())))

@@ -25,7 +25,7 @@ VARIANTS = {
     "one-step": {"n_obs_steps": 1, "prediction": "v", "backbone": "transformer", "sampler": "heun"},
     "three-steps-ddpm": {"n_obs_steps": 3, "sampler": "ddpm", "num_inference_steps": 6},
     "padding": {"action_space": ActionSpace(3, kinds=(ChannelKind.EUCLIDEAN,) * 2 + (ChannelKind.PADDING,))},
-    "z-scores": {"normalization": {"action": "gaussian", "state": "gaussian"}, "clip": 4.0},
+    "z-scores": {"normalization": {"action": "gaussian", "state": "gaussian"}, "clip": 4.0, "prediction": "x0"},
 }
 
 
