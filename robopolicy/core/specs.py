@@ -20,10 +20,13 @@ STATE = "observation.state"
 ENVIRONMENT_STATE = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."
+CAMERA_POSE = "observation.camera_pose."
 GOAL = "goal."
 TASK = "task"
 ACTION = "action"
 ACTION_IS_PAD = "action_is_pad"
+CHAIN_IS_PAD = "chain_is_pad"
+GOAL_IS_PAD = "goal_is_pad"
 
 
 class FeatureKind(str, Enum):
@@ -33,7 +36,8 @@ class FeatureKind(str, Enum):
     IMAGE = "image"  # (3, H, W), uint8 0..255 or float 0..1
     DEPTH = "depth"  # (1, H, W) float32 metres
     LANGUAGE = "language"  # one string a step
-    GOAL = "goal"  # float32 (D,), goal-conditioned heads
+    GOAL = "goal"  # what a later observation should look like: float32 (D,), or (3, H, W) as IMAGE
+    POSE = "pose"  # (4, 4) float32, camera to world: where a moving camera is; never normalised
 
 
 class ChannelKind(str, Enum):
@@ -81,11 +85,13 @@ class FeatureSpec:
 
 
 def kind_of_key(key: str) -> FeatureKind:
-    """Kind implied by a LeRobot key: ``observation.images.*``, ``observation.depth.*``, ``goal.*``, ``task``."""
+    """Kind implied by a LeRobot key: ``observation.images.*``, ``observation.depth.*``, ``goal.*``, ``task``..."""
     if key.startswith((IMAGES, "observation.image")):
         return FeatureKind.IMAGE
     if key.startswith(DEPTH):
         return FeatureKind.DEPTH
+    if key.startswith(CAMERA_POSE):
+        return FeatureKind.POSE
     if key.startswith(GOAL):
         return FeatureKind.GOAL
     if key == TASK:

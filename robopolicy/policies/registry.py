@@ -34,12 +34,17 @@ class PolicyEntry:
         return iter((self[0], self[1]))
 
 
-POLICIES.add(
-    "diffusion",
-    PolicyEntry(
-        "robopolicy.policies.diffusion_config:DiffusionConfig", "robopolicy.policies.diffusion:DiffusionPolicy"
-    ),
-)
+def _head(name: str, stem: str) -> None:
+    module = f"robopolicy.policies.{name}"
+    POLICIES.add(name, PolicyEntry(f"{module}_config:{stem}Config", f"{module}:{stem}Policy"))
+
+
+_head("diffusion", "Diffusion")
+_head("flow", "Flow")
+_head("beso", "Beso")
+_head("ebt", "Ebt")
+_head("seed_policy", "Seed")
+_head("diffuser_actor_3d", "DiffuserActor3d")
 
 
 def policy_config(data: Mapping[str, Any], where: str = "") -> Any:
