@@ -1,11 +1,13 @@
 """Measure the success rate of a policy in simulation.
 
 usage: robopolicy evaluate PATH [--env pusht] [--episodes 100] [--env.image_size 96,96 ...]
+                           [--sampler.num_inference_steps 3 --sampler.sampler euler ...]
 
 PATH is a run (its best checkpoint is taken), a checkpoint, or a policy directory.  Episode i starts from seed
-base_seed + i, whatever the number of workers.  The record (JSON: every episode, totals with intervals, versions) and
-the films go to RUN/eval/, or to evaluations/ for a policy outside of a run; `robopolicy report RUN` shows them,
-`robopolicy compare A.json B.json` pairs two of them by seed.
+base_seed + i, whatever the number of workers.  --sampler.NAME VALUE decodes chunks in another way than the policy was
+saved with (the options of its set_sampler; `robopolicy train --help all` explains them).  The record (JSON: every
+episode, totals with intervals, versions) and the films go to RUN/eval/, or to evaluations/ for a policy outside of a
+run; `robopolicy report RUN` shows them, `robopolicy compare A.json B.json` pairs two of them by seed.
 
 exit codes: 0 done, 1 done but episodes were lost to simulator errors, 2 wrong input
 """
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="record file; films go to a folder of the same name without .json")
     parser.add_argument("--device", default="cpu", help="where the policy runs: cpu or cuda (default cpu)")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds one chunk may simulate (default 120)")
+    parser.add_argument("--latency", action="store_true", help="also time single observations, after the episodes")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -48,12 +51,15 @@ def run(args: argparse.Namespace) -> int:
     from robopolicy.api import load, resolve_policy_dir
     from robopolicy.evaluation.rollout import evaluate
 
-    options = env_options(args.rest)
+    options, decoder = rest_options(args.rest)
     directory = resolve_policy_dir(args.path)
     env = choose_env(args.env, options, directory)
     out = Path(args.out) if args.out else default_out(directory, env.name, args.base_seed, args.episodes)
+    policy = load(directory, device=args.device)
+    if decoder:
+        policy.set_sampler(**decoder)
     record = evaluate(
-        load(directory, device=args.device),
+        policy,
         env,
         episodes=args.episodes,
         base_seed=args.base_seed,
@@ -65,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         step=training_step(directory),
         policy_path=str(directory),
         timeout_s=args.timeout,
+        latency=args.latency,
     )
     print_record(record, out.with_name(out.name.removesuffix(".json") + ".json"))
     return 1 if record.errors else 0
@@ -82,19 +89,25 @@ def print_record(record: EvaluationRecord, file: Path) -> None:
     print(f"record {file}")
 
 
-def env_options(rest: Sequence[str]) -> dict[str, Any]:
-    """Keyword arguments from ``--env.NAME VALUE`` words (YAML values; ``96,96`` is a list)."""
+def rest_options(rest: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the environment and of the sampler from ``--env.NAME VALUE`` and ``--sampler.NAME VALUE`` words.
+
+    Values are YAML; ``96,96`` is a list.
+    """
     from robopolicy.training.overrides import parse_value, split_arguments
 
     words, flags = split_arguments(rest)
-    unknown = [*words, *(f"--{name}" for name in flags if not name.startswith("env."))]
+    unknown = [*words, *(f"--{name}" for name in flags if not name.startswith(("env.", "sampler.")))]
     if unknown:
         raise ConfigError(f"unknown argument {unknown[0]}; see robopolicy evaluate --help")
-    options = {}
+    env, sampler = {}, {}
     for name, text in flags.items():
-        listed = text if "," not in text or text[:1] in "[{\"'" else f"[{text}]"
-        options[name.removeprefix("env.").removeprefix("kwargs.")] = parse_value(listed)
-    return options
+        value = parse_value(text if "," not in text or text[:1] in "[{\"'" else f"[{text}]")
+        if name.startswith("env."):
+            env[name.removeprefix("env.").removeprefix("kwargs.")] = value
+        else:
+            sampler[name.removeprefix("sampler.")] = value
+    return env, sampler
 
 
 def run_of(policy_dir: Path) -> Path | None:

@@ -22,7 +22,8 @@ class Timing:
     """Wall times of an evaluation: all of it in seconds, and the policy's calls in milliseconds.
 
     ``chunk_ms``: p50, p95, p99 of one batched call after the first; ``rows``: mean rows a call; ``policy_share``: share
-    of the wall time spent in the policy.
+    of the wall time spent in the policy; ``single_ms``: the same percentiles for one observation alone, measured after
+    the episodes (empty unless asked for).
     """
 
     wall_s: float
@@ -32,6 +33,7 @@ class Timing:
     rows: float
     chunk_ms: dict[str, float]
     policy_share: float
+    single_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

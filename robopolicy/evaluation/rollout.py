@@ -7,6 +7,7 @@ sizes, and with them the last bits of a network's arithmetic; the record keeps i
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.core.specs import to_dict
+from robopolicy.core.specs import GOAL, to_dict
 from robopolicy.evaluation.checks import check_fits, language_keys, observed_keys
 from robopolicy.evaluation.progress import Progress
 from robopolicy.evaluation.provenance import git_commit, machine, package_versions, policy_hash
@@ -25,6 +26,7 @@ from robopolicy.evaluation.video import Videos
 from robopolicy.sim.pool import Batch, Episode, EpisodePool, EpisodeResult, Watch, episode_list
 from robopolicy.sim.registry import EnvConfig, env_config
 
+DECODER_OPTIONS = ("sampler", "sampler_options", "num_inference_steps", "spacing", "guidance", "max_steps")
 FILM_SIDE = 320  # pixels; also wide enough for the caption
 
 
@@ -36,19 +38,40 @@ class BatchedPolicy:
         self._language = language_keys(policy)
         self.seconds: list[float] = []
         self.rows: list[int] = []
+        self._example: dict[str, Any] = {}
 
     def __call__(self, batch: Batch) -> np.ndarray:
         """Actions ``(B, n_action_steps, D)`` for the rows that wait."""
         start = time.perf_counter()
-        obs: dict[str, Any] = dict(batch.observation)
+        obs: dict[str, Any] = {k: v[:, -1:] if k.startswith(GOAL) else v for k, v in batch.observation.items()}
         steps = self._policy.action_spec.n_obs_steps
         for key in self._language:
             obs[key] = [[self._task] * steps for _ in range(len(batch))]
+        if not self._example:
+            self._example = {k: v[:1] for k, v in obs.items()}
         keys = [(self._base_seed, e.index, c) for e, c in zip(batch.episodes, batch.chunks, strict=True)]
         actions: np.ndarray = self._policy.act(obs, noise_keys=keys).executable
         self.seconds.append(time.perf_counter() - start)
         self.rows.append(len(batch))
         return actions
+
+    def single_ms(self, calls: int = 50, seconds: float = 3.0) -> dict[str, float]:
+        """Percentiles of ``act`` on the first observation alone, in milliseconds: ``calls`` calls or ``seconds``."""
+        self._policy.reset()
+        times: list[float] = []
+        begin = time.perf_counter()
+        while len(times) < calls + 2 and (time.perf_counter() - begin < seconds or len(times) < 5):
+            start = time.perf_counter()
+            self._policy.act(self._example, noise_keys=[(self._base_seed, len(times))])
+            times.append(time.perf_counter() - start)
+        self._policy.reset()
+        return percentiles(times[2:])
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """``p50``, ``p95`` and ``p99`` in milliseconds; empty for no times."""
+    ms = np.array(seconds) * 1000
+    return {f"p{q}": round(float(np.percentile(ms, q)), 3) for q in (50, 95, 99)} if len(ms) else {}
 
 
 def evaluate(
@@ -66,12 +89,14 @@ def evaluate(
     policy_path: str | None = None,
     timeout_s: float = 120.0,
     on_finish: Callable[[EpisodeResult], None] | None = None,
+    latency: bool = False,
 ) -> EvaluationRecord:
     """Run ``episodes`` episodes and return (and save) the record.
 
     ``policy`` is anything with ``act``, ``reset``, ``action_spec`` and ``observation_spec``.  ``out``: the record
     becomes ``<out>.json`` and the films of the first ``videos`` episodes ``<out>/episode_0000.mp4`` and a grid.
-    ``workers`` = 0 simulates in this process.  ``timeout_s`` bounds the simulation of one chunk.
+    ``workers`` = 0 simulates in this process.  ``timeout_s`` bounds the simulation of one chunk.  ``latency``: time
+    single observations too, one at a time, when the episodes are over.
 
     Raises:
         PolicyInterfaceError, InvalidObservation, ActionSpaceMismatch: the policy does not fit the environment.
@@ -103,7 +128,7 @@ def evaluate(
         workers=workers,
         policy=describe_policy(policy, policy_path),
         episodes=tuple(results),
-        timing=timing(results, planner, wall),
+        timing=dataclasses.replace(timing(results, planner, wall), single_ms=planner.single_ms() if latency else {}),
         versions=dict(package_versions()),
         machine=machine(renderer),
         git_commit=git_commit(),
@@ -160,18 +185,32 @@ def describe_policy(policy: Any, path: str | None) -> dict[str, Any]:
         "n_obs_steps": spec.n_obs_steps,
         "n_action_steps": spec.n_action_steps,
         "observation_keys": list(policy.observation_spec.keys),
+        **_decoder(policy),
     }
+
+
+def _decoder(policy: Any) -> dict[str, Any]:
+    """Size of the policy and how its chunks are made, where it says so."""
+    told: dict[str, Any] = {}
+    if hasattr(policy, "parameters"):
+        told["parameters"] = sum(p.numel() for p in policy.parameters())
+    if hasattr(policy, "denoiser_calls"):
+        told["denoiser_calls"] = policy.denoiser_calls
+    config = getattr(policy, "config", None)
+    for name in DECODER_OPTIONS:
+        if hasattr(config, name):
+            told[name] = to_dict(getattr(config, name))
+    return told
 
 
 def timing(results: list[EpisodeResult], planner: BatchedPolicy, wall: float) -> Timing:
     """Speed of an evaluation; the first policy call (lazy initialisation) is left out of the percentiles."""
-    ms = np.array(planner.seconds[1:] or planner.seconds) * 1000
     return Timing(
         wall_s=round(wall, 3),
         episodes_per_s=round(len(results) / wall, 4),
         steps_per_s=round(sum(r.length for r in results) / wall, 2),
         policy_calls=len(planner.seconds),
         rows=round(float(np.mean(planner.rows)), 2) if planner.rows else 0.0,
-        chunk_ms={f"p{q}": round(float(np.percentile(ms, q)), 3) for q in (50, 95, 99)} if len(ms) else {},
+        chunk_ms=percentiles(planner.seconds[1:] or planner.seconds),
         policy_share=round(sum(planner.seconds) / wall, 4),
     )

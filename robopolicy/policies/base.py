@@ -182,6 +182,10 @@ class Policy(nn.Module, GenerativePolicy):
         noise = torch.from_numpy(drawn).to(self.device)
         return noise[:, 0], noise[:, 1:] if self.tape_len else None
 
+    def set_sampler(self, **changes: Any) -> None:
+        """Change how chunks are decoded; raises ``ConfigError`` for options the head does not have."""
+        raise ConfigError(f"{type(self).__name__} has no sampler options, got {', '.join(changes)}")
+
     def draw_latents(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """``(latent (n, H, D), tape (n, L, H, D) or None)``, unit normal, for ``decode``."""
         device = generator.device if generator is not None else self.device

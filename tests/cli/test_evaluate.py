@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from robopolicy.cli.evaluate import choose_env, default_out, env_options, run_of, training_step
+from robopolicy.cli.evaluate import choose_env, default_out, rest_options, run_of, training_step
 from robopolicy.cli.main import main
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import ACTION, ENVIRONMENT_STATE, STATE
+from robopolicy.evaluation.record import EvaluationRecord
 from robopolicy.policies.io import save_policy
 from robopolicy.policies.registry import make_policy
 from robopolicy.testing.envs import PointReach
@@ -82,11 +83,28 @@ def test_missing_paths_are_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 3
 
 
-def test_env_options_are_yaml():
-    got = env_options(["--env.image_size", "96,128", "--env.depth=true", "--env.cameras", "[front]", "--env.x", "a"])
-    assert got == {"image_size": [96, 128], "depth": True, "cameras": ["front"], "x": "a"}
+def test_env_and_sampler_options_are_yaml():
+    env = ["--env.image_size", "96,128", "--env.depth=true", "--env.cameras", "[front]", "--env.x", "a"]
+    sampler = ["--sampler.num_inference_steps", "3", "--sampler.sampler=heun"]
+    got = rest_options(env + sampler)
+    assert got == (
+        {"image_size": [96, 128], "depth": True, "cameras": ["front"], "x": "a"},
+        {"num_inference_steps": 3, "sampler": "heun"},
+    )
     with pytest.raises(ConfigError, match="unknown argument stray"):
-        env_options(["stray"])
+        rest_options(["stray"])
+
+
+def test_another_sampler_is_used_and_recorded_with_latency(policy_dir, tmp_path, capsys):
+    argv = ["evaluate", str(policy_dir), "--env", "point_reach", "--episodes", "2", "--workers", "0", "--quiet"]
+    changed = ["--sampler.sampler", "dpmpp_2m", "--sampler.num_inference_steps", "3"]
+    assert main([*argv, "--latency", "--out", str(tmp_path / "r"), *changed]) == 0
+    record = EvaluationRecord.load(tmp_path / "r.json")
+    assert (record.policy["sampler"], record.policy["num_inference_steps"]) == ("dpmpp_2m", 3)
+    assert record.policy["parameters"] > 1000
+    assert record.timing.single_ms["p50"] > 0
+    assert main([*argv, "--sampler.steps", "3"]) == 2
+    assert "unknown option steps" in capsys.readouterr().err
 
 
 def test_a_run_knows_its_environment_and_where_records_go(tmp_path):
