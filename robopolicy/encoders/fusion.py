@@ -16,7 +16,9 @@ from robopolicy.core.specs import FeatureKind, FeatureSpec, ObservationSpec
 from robopolicy.encoders.config import EncoderConfig, ImageEncoderConfig
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.image import ImageEncoder
+from robopolicy.encoders.memory import Memory
 from robopolicy.encoders.state import StateEncoder
+from robopolicy.encoders.temporal import TemporalEncoder, make_projection
 
 SUPPORTED = (FeatureKind.IMAGE, FeatureKind.STATE)
 SHARED = "shared"
@@ -29,7 +31,9 @@ class ObservationEncoder(nn.Module):
     one image normalisation.
     """
 
-    def __init__(self, spec: ObservationSpec, config: EncoderConfig, load_weights: bool = False) -> None:
+    def __init__(
+        self, spec: ObservationSpec, config: EncoderConfig, load_weights: bool = False, n_obs_steps: int = 1
+    ) -> None:
         super().__init__()
         _check(spec, config)
         self.config = config
@@ -41,8 +45,14 @@ class ObservationEncoder(nn.Module):
                 own = camera_config(config, camera.key)
                 self.image_encoders[self._slot(camera)] = ImageEncoder(own, _size(camera), load_weights)
         self.state = StateEncoder(sum(f.shape[0] for f in self.vectors), config.state_hidden) if self.vectors else None
-        pixels = sum(self.image_encoder(c.key).config.feature_dim for c in self.cameras)
+        pixels = sum(self.image_encoder(c.key).dim for c in self.cameras)
         self.step_dim = pixels + (self.state.dim if self.state is not None else 0)
+        self.project: nn.Module = nn.Identity()
+        self.temporal: TemporalEncoder | None = None
+        if config.temporal is not None:
+            self.project = make_projection(self.step_dim, config.temporal)
+            self.temporal = TemporalEncoder(config.temporal, n_obs_steps)
+            self.step_dim = self.temporal.dim
 
     def image_encoder(self, camera: str) -> ImageEncoder:
         """The encoder of a camera, by its full key."""
@@ -50,10 +60,18 @@ class ObservationEncoder(nn.Module):
         assert isinstance(encoder, ImageEncoder)
         return encoder
 
-    def forward(self, obs: Mapping[str, Tensor], crops: Mapping[str, Tensor] | None = None) -> Features:
+    def forward(
+        self,
+        obs: Mapping[str, Tensor],
+        crops: Mapping[str, Tensor] | None = None,
+        memory: Memory | None = None,
+        chain: int = 1,
+    ) -> Features:
         """``obs[key]`` ``(B, To, ...)``; ``crops[camera]`` ``(B, To, 2)`` in [0, 1), centred when absent.
 
-        Returns ``vector`` ``(B, To * step_dim)``, time-major, and ``tokens`` ``(B, To, step_dim)``.
+        Returns ``vector`` ``(B, To * step_dim)``, time-major, and ``tokens`` ``(B, To, step_dim)``.  With a temporal
+        part, each ``chain`` neighbouring rows are a chain, ``memory`` is that of the chains, and ``extras`` hold
+        ``memory`` (the state after each row) and ``gate``.
         """
         parts = []
         for camera in self.cameras:
@@ -63,8 +81,12 @@ class ObservationEncoder(nn.Module):
             parts.append(encoded.unflatten(0, images.shape[:2]))
         if self.state is not None:
             parts.append(self.state(torch.cat([obs[f.key] for f in self.vectors], dim=-1)))
-        tokens = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-        return Features(vector=tokens.flatten(1), tokens=tokens)
+        tokens = self.project(parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1))
+        if self.temporal is None:
+            return Features(vector=tokens.flatten(1), tokens=tokens)
+        step = self.temporal(tokens, memory, chain)
+        extras = {"memory": step.state, "gate": step.gate}
+        return Features(vector=step.tokens.flatten(1), tokens=step.tokens, extras=extras)
 
     def _slot(self, camera: FeatureSpec) -> str:
         return SHARED if self.config.share_cameras else camera.key.replace(".", "/")

@@ -22,7 +22,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImageEncoder(nn.Module):
-    """``(N, 3, H, W)`` uint8 0..255 or float 0..1 to ``(N, feature_dim)``."""
+    """``(N, 3, H, W)`` uint8 0..255 or float 0..1 to ``(N, dim)``."""
 
     shift: Tensor
     scale: Tensor
@@ -45,7 +45,8 @@ class ImageEncoder(nn.Module):
         else:
             self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
             pooled = channels
-        self.project = nn.Linear(pooled, config.feature_dim)
+        self.dim = pooled if config.feature_dim is None else config.feature_dim
+        self.project = nn.Identity() if config.feature_dim is None else nn.Linear(pooled, config.feature_dim)
         if config.frozen:
             self.trunk.requires_grad_(False)
 

@@ -43,13 +43,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """``Linear(d, 4d) -> GELU -> dropout -> Linear(4d, d)``."""
+    """``Linear(d, 4d) -> GELU -> dropout -> Linear(4d, d)``; ``ratio`` replaces the 4."""
 
-    def __init__(self, dim: int, dropout: float) -> None:
+    def __init__(self, dim: int, dropout: float, ratio: int = 4) -> None:
         super().__init__()
-        self.up = nn.Linear(dim, 4 * dim)
+        self.up = nn.Linear(dim, ratio * dim)
         self.drop = nn.Dropout(dropout)
-        self.down = nn.Linear(4 * dim, dim)
+        self.down = nn.Linear(ratio * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Token-wise ``(..., dim) -> (..., dim)``."""
@@ -60,12 +60,12 @@ class FeedForward(nn.Module):
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and perceptron with residuals."""
 
-    def __init__(self, dim: int, n_head: int, dropout: float) -> None:
+    def __init__(self, dim: int, n_head: int, dropout: float, mlp_ratio: int = 4) -> None:
         super().__init__()
         self.norm_self = nn.LayerNorm(dim)
         self.self_attention = Attention(dim, n_head, dropout)
         self.norm_mlp = nn.LayerNorm(dim)
-        self.mlp = FeedForward(dim, dropout)
+        self.mlp = FeedForward(dim, dropout, mlp_ratio)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -79,8 +79,8 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(EncoderLayer):
     """An encoder layer with cross-attention to a memory between self-attention and perceptron."""
 
-    def __init__(self, dim: int, n_head: int, dropout: float) -> None:
-        super().__init__(dim, n_head, dropout)
+    def __init__(self, dim: int, n_head: int, dropout: float, mlp_ratio: int = 4) -> None:
+        super().__init__(dim, n_head, dropout, mlp_ratio)
         self.norm_cross = nn.LayerNorm(dim)
         self.cross_attention = Attention(dim, n_head, dropout)
 

@@ -19,10 +19,19 @@ from robopolicy.core.errors import ConfigError, InvalidAction, InvalidObservatio
 from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.policy import GenerativePolicy, Obs
 from robopolicy.core.seeding import generator as keyed_generator
-from robopolicy.core.specs import ACTION, ACTION_IS_PAD, ActionSpace, ActionSpec, FeatureStats, ObservationSpec
+from robopolicy.core.specs import (
+    ACTION,
+    ACTION_IS_PAD,
+    CHAIN_IS_PAD,
+    ActionSpace,
+    ActionSpec,
+    FeatureStats,
+    ObservationSpec,
+)
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.fusion import ObservationEncoder
 from robopolicy.encoders.memory import EpisodeMemories, Memory
+from robopolicy.policies.chains import Chains, gate_scalars
 from robopolicy.policies.normalizer import Affine, Normalizer
 from robopolicy.policies.setup import select_features, select_stats
 from robopolicy.policies.validation import ObservationChecker
@@ -62,7 +71,7 @@ class Policy(nn.Module, GenerativePolicy):
         self.latent_shape = (self.action_spec.horizon, self.action_spec.dim)
         modes, self.stats = select_stats(stats, self.observation_spec, action_space, config.normalization)
         self.normalizer = Normalizer(self.stats, modes)
-        self.encoder = ObservationEncoder(self.observation_spec, config.encoder, load_weights)
+        self.encoder = ObservationEncoder(self.observation_spec, config.encoder, load_weights, config.n_obs_steps)
         self.checker = ObservationChecker(self.observation_spec, config.n_obs_steps)
         self.memories = EpisodeMemories()
         low, high = action_space.low, action_space.high
@@ -82,12 +91,19 @@ class Policy(nn.Module, GenerativePolicy):
     @property
     def recurrent(self) -> bool:
         """Whether the policy carries a state through an episode."""
-        return False
+        return self.encoder.temporal is not None
 
     @property
     def needs(self) -> WindowNeeds:
-        """What training data must offer besides plain windows."""
-        return WindowNeeds()
+        """What training data must offer besides plain windows: chains of them for a recurrent policy.
+
+        The recurrence steps once a plan, so its stride is part of the policy: executed with another number of actions a
+        plan, time would run at another speed for the memory.
+        """
+        temporal = self.config.encoder.temporal
+        if temporal is None:
+            return WindowNeeds()
+        return WindowNeeds(chain_stride=self.config.n_action_steps, max_chain=temporal.max_chain)
 
     @property
     def tape_len(self) -> int:
@@ -106,9 +122,14 @@ class Policy(nn.Module, GenerativePolicy):
         return self._encode(self.checker.check(obs), memory=memory)
 
     def _encode(
-        self, checked: Mapping[str, Any], crops: Mapping[str, Tensor] | None = None, memory: Memory | None = None
+        self,
+        checked: Mapping[str, Any],
+        crops: Mapping[str, Tensor] | None = None,
+        memory: Memory | None = None,
+        chain: int = 1,
     ) -> Features:
-        features: Features = self.encoder(self._inputs(checked), crops)
+        """Each ``chain`` neighbouring rows are one chain, and ``memory`` that of the chains."""
+        features: Features = self.encoder(self._inputs(checked), crops, memory, chain)
         return features
 
     def _inputs(self, checked: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +188,9 @@ class Policy(nn.Module, GenerativePolicy):
 
     def blank_memory(self) -> Tensor:
         """A state of the right shape for rows whose episode begins (recurrent policies)."""
-        raise ConfigError(f"{type(self).__name__} carries no memory")
+        if self.encoder.temporal is None:
+            raise ConfigError(f"{type(self).__name__} carries no memory: encoder.temporal is null")
+        return self.encoder.temporal.blank
 
     def _keyed_noise(self, rows: int, keys: Sequence[Sequence[int]] | None) -> tuple[Tensor, Tensor | None]:
         if keys is None:
@@ -209,17 +232,18 @@ class Policy(nn.Module, GenerativePolicy):
     # ----------------------------------------------------------------------------------------------- training
 
     def draw_training_noise(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Everything random in one loss of ``n`` samples, each entry ``(n, ...)``.
+        """Everything random in one loss of ``n`` samples, each entry ``(n, ...)``; for chains ``(n, max_chain, ...)``.
 
         Several processes draw for the whole global batch from equal generators and slice their own rows.
         Dropout is the exception: it follows torch's global seed.
         """
         device = generator.device if generator is not None else torch.device("cpu")
-        noise = self._draw_head_noise(n, generator, device)
+        windows = self.needs.max_chain if self.recurrent else 1
+        noise = self._draw_head_noise(n * windows, generator, device)
         for camera in self.encoder.cameras:
-            shape = (n, self.action_spec.n_obs_steps, 2)
+            shape = (n * windows, self.action_spec.n_obs_steps, 2)
             noise[CROP + camera.key] = torch.rand(shape, generator=generator, device=device)
-        return noise
+        return {k: v.unflatten(0, (n, windows)) for k, v in noise.items()} if self.recurrent else noise
 
     @abstractmethod
     def _draw_head_noise(self, n: int, generator: torch.Generator | None, device: torch.device) -> dict[str, Tensor]:
@@ -234,22 +258,25 @@ class Policy(nn.Module, GenerativePolicy):
     def loss(self, batch: Mapping[str, Any], noise: Noise | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Per-sample loss ``(B,)`` of a physical batch with LeRobot keys, and scalars worth logging.
 
-        ``action`` ``(B, H, D)`` physical; ``action_is_pad`` ``(B, H)`` bool is used when ``mask_padding``.
+        ``action`` ``(B, H, D)`` physical; ``action_is_pad`` ``(B, H)`` bool is used when ``mask_padding``.  Recurrent
+        policies also take chains: every key ``(B, C, ...)`` and ``chain_is_pad`` ``(B, C)``, see ``needs``.
         """
         obs = {key: batch[key] for key in self.observation_spec.keys if key in batch}
         action = torch.as_tensor(batch[ACTION]).to(self.device, torch.float32, non_blocking=True)
+        lead = 2 if self.recurrent and action.ndim == 4 else 1
         layout = (self.action_spec.horizon, self.action_spec.dim)
-        if action.ndim != 3 or tuple(action.shape[1:]) != layout:
+        if action.ndim != lead + 2 or tuple(action.shape[lead:]) != layout:
             want = ", ".join(map(str, layout))
             raise InvalidAction(f"action: expected a batch of shape (B, {want}), got {tuple(action.shape)}")
-        mask = None
+        mask = real = None
         if self.config.mask_padding:
             if ACTION_IS_PAD not in batch:
                 raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {layout[0]}) in the batch")
             mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(self.device, torch.bool)
-        target = self.norm.to_model(action)
-        per_sample = self.supervised_loss(obs, target, mask=mask, noise=noise)
-        return per_sample, {"loss": per_sample.detach().mean()}
+        if lead == 2 and CHAIN_IS_PAD in batch:
+            real = ~torch.as_tensor(batch[CHAIN_IS_PAD]).to(self.device, torch.bool, non_blocking=True)
+        per_sample, scalars = self._losses(obs, self.norm.to_model(action), mask, noise, real)
+        return per_sample, {"loss": per_sample.detach().mean(), **scalars}
 
     def supervised_loss(
         self,
@@ -263,12 +290,29 @@ class Policy(nn.Module, GenerativePolicy):
         """Training loss ``(B,)`` for physical ``obs`` and model-space ``target`` ``(B, H, D)``.
 
         ``weight`` ``(B,)``; ``mask`` ``(B, H)`` is 1 where counted; ``noise`` comes from ``draw_training_noise``.
+        For recurrent policies all but ``weight`` may be chains ``(B, C, ...)``.
         """
+        per_sample, _ = self._losses(obs, target, mask, noise)
+        return per_sample if weight is None else per_sample * weight
+
+    def _losses(
+        self, obs: Obs, target: Tensor, mask: Tensor | None, noise: Noise | None, real: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``(B,)`` and scalars; ``real`` ``(B, C)`` tells the windows of chains that are none."""
         if noise is None:
             noise = self.draw_training_noise(len(target))
-        features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
-        per_sample = self.head_loss(features, target, mask, noise)
-        return per_sample if weight is None else per_sample * weight
+        if not self.recurrent:
+            features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
+            return self.head_loss(features, target, mask, noise), {}
+        chained = target.ndim == 4
+        chains = Chains(len(target), target.shape[1] if chained else 1, real)
+        if chained:
+            obs = {key: chains.flat(value) for key, value in obs.items()}
+            target, mask = chains.flat(target), None if mask is None else chains.flat(mask)
+        noise = chains.flat_noise(noise)
+        features = self._encode(self.checker.check(obs, values=False), self._crops(noise), chain=chains.length)
+        scalars = gate_scalars(features.extras["gate"], chains)
+        return chains.mean(self.head_loss(features, target, mask, noise)), scalars
 
     @abstractmethod
     def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
