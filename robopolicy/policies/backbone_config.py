@@ -49,3 +49,22 @@ class TransformerConfig:
             raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
         if not (0 <= self.p_drop_emb < 1 and 0 <= self.p_drop_attn < 1):
             raise ConfigError("dropout probabilities must be in [0, 1)")
+
+
+@config_dataclass
+class GPTConfig:
+    """Size of the interleaved transformer of BESO."""
+
+    n_layer: int = 6
+    n_head: int = 6
+    n_emb: int = 360
+    p_drop_attn: float = 0.3
+    p_drop_resid: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.n_layer, self.n_head, self.n_emb) < 1:
+            raise ConfigError("n_layer, n_head and n_emb must be >= 1")
+        if self.n_emb % self.n_head:
+            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of n_head={self.n_head}")
+        if not (0 <= self.p_drop_attn < 1 and 0 <= self.p_drop_resid < 1):
+            raise ConfigError("dropout probabilities must be in [0, 1)")
