@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``robopolicy collect``."""
-    parser.add_argument("name", nargs="?", metavar="ENV", help="environment: panda_lift, panda_push or panda_stack")
+    parser.add_argument(
+        "name", nargs="?", metavar="ENV", help="environment: panda_lift, panda_push, panda_stack or panda_recall"
+    )
     parser.add_argument("--env", help="the same as ENV")
     parser.add_argument("--out", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--episodes", type=int, default=100, help="successful demonstrations wanted (100)")

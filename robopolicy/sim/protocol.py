@@ -24,7 +24,7 @@ Observation = dict[str, np.ndarray]
 class StepResult:
     """Outcome of one control step.
 
-    ``terminated``: the task is over (for our tasks: solved).  ``truncated``: ``max_steps`` was reached without that.
+    ``terminated``: the task is over, solved or lost for good.  ``truncated``: ``max_steps`` was reached without that.
     ``success`` is true from the step on which the task counts as solved.  ``info`` always has ``max_reward``, the
     largest reward of the episode so far, which is the episode's score.
     """

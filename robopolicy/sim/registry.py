@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from robopolicy.sim.protocol import Env
 ENVS = Registry("environment")
 ENVS.add("panda_lift", "robopolicy.sim.tasks.lift:PandaLift")
 ENVS.add("panda_push", "robopolicy.sim.tasks.push:PandaPush")
+ENVS.add("panda_recall", "robopolicy.sim.tasks.recall:PandaRecall")
 ENVS.add("panda_stack", "robopolicy.sim.tasks.stack:PandaStack")
 ENVS.add("pusht", "robopolicy.sim.pusht:PushT")
 ENVS.add("point_reach", "robopolicy.testing.envs:PointReach")  # a toy for fast tests
@@ -58,8 +59,22 @@ def make_env(name: str, **kwargs: Any) -> Env:
         raise EnvUnavailable(
             f"environment '{name}' needs the package '{e.name}': pip install \"robopolicy[sim]\""
         ) from e
-    known = [p for p in inspect.signature(cls).parameters if p not in ("args", "kwargs")]
+    known = _arguments(cls)
     for key in kwargs:
         if key not in known:
             raise ConfigError(f"environment '{name}' has no argument '{key}'" + did_you_mean(key, known))
     return cast(Env, cls(**kwargs))
+
+
+def _arguments(factory: Callable[..., Any]) -> list[str]:
+    """Keyword arguments of a class; where its ``__init__`` ends in ``**options``, those of its parents as well."""
+    sources: list[Any] = [factory]
+    if inspect.isclass(factory):
+        sources = [vars(parent)["__init__"] for parent in inspect.getmro(factory) if "__init__" in vars(parent)]
+    known: list[str] = []
+    for source in sources:
+        parameters = inspect.signature(source).parameters.values()
+        known += [p.name for p in parameters if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return known

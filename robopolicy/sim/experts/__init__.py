@@ -10,6 +10,7 @@ from robopolicy.sim.protocol import Env
 EXPERTS = Registry("scripted expert")
 EXPERTS.add("PandaLift", "robopolicy.sim.experts.lift:LiftExpert")
 EXPERTS.add("PandaPush", "robopolicy.sim.experts.push:PushExpert")
+EXPERTS.add("PandaRecall", "robopolicy.sim.experts.recall:RecallExpert")
 EXPERTS.add("PandaStack", "robopolicy.sim.experts.stack:StackExpert")
 
 

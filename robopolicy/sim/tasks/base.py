@@ -68,7 +68,7 @@ class PandaTask(ABC):
         features = [
             FeatureSpec(STATE, (len(STATE_NAMES),), FeatureKind.STATE, STATE_NAMES, "m, rad"),
             FeatureSpec(
-                ENVIRONMENT_STATE, (len(self.ENVIRONMENT_NAMES),), FeatureKind.STATE, self.ENVIRONMENT_NAMES, "m, rad"
+                ENVIRONMENT_STATE, (len(self.environment_names),), FeatureKind.STATE, self.environment_names, "m, rad"
             ),
         ]
         for name in cameras:
@@ -79,6 +79,11 @@ class PandaTask(ABC):
             if depth:
                 features.append(FeatureSpec(DEPTH + name, (1, *self._size), FeatureKind.DEPTH, None, "m", camera))
         return ObservationSpec(tuple(features))
+
+    @property
+    def environment_names(self) -> tuple[str, ...]:
+        """Names of the environment state's channels; a task whose options change them overrides this."""
+        return self.ENVIRONMENT_NAMES
 
     # -- what a task answers -------------------------------------------------------------------------------------------
 
@@ -97,6 +102,13 @@ class PandaTask(ABC):
     @abstractmethod
     def _progress(self) -> float:
         """Reward in 0..1 that grows towards the goal."""
+
+    def _advance(self) -> None:  # noqa: B027 - most tasks have nothing to do here
+        """Called after every control step, before the goal is looked at: signals and other things with a memory."""
+
+    def _failed(self) -> bool:
+        """Whether the episode is lost for good, which ends it."""
+        return False
 
     # -- the protocol --------------------------------------------------------------------------------------------------
 
@@ -128,12 +140,15 @@ class PandaTask(ABC):
         """See ``Env.step``; solved, and over, once the goal has held for ``HOLD`` consecutive steps."""
         self.arm.move(checked_action(action, self.action_space))
         self._steps += 1
+        self._advance()
+        failed = self._failed()
         self._held = self._held + 1 if self._goal_holds() else 0
-        success = self._held >= HOLD
+        success = self._held >= HOLD and not failed
         reward = 1.0 if success else min(max(self._progress(), 0.0), 1.0)
         self._max_reward = max(self._max_reward, reward)
-        truncated = not success and self._steps >= self.max_steps
-        return StepResult(reward, success, truncated, success, {"max_reward": self._max_reward})
+        over = success or failed
+        truncated = not over and self._steps >= self.max_steps
+        return StepResult(reward, over, truncated, success, {"max_reward": self._max_reward})
 
     def render(self, camera: str | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
         """Picture with shadows for people, 480 x 640 from the side unless told otherwise."""
