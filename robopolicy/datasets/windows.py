@@ -95,6 +95,11 @@ class Windows:
         """The frame cache of every camera gathered."""
         return self._caches
 
+    @property
+    def layout(self) -> dict[str, int]:
+        """What a continued run must find again."""
+        return {"windows": len(self)}
+
     def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Batch of the windows ``indices`` ``(B,)``.
 

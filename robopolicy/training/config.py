@@ -171,7 +171,8 @@ class TrainConfig:
     steps: Positive = 20_000
     """Optimiser steps; the learning-rate schedule ends there."""
     batch_size: Positive = 64
-    """Samples of one optimiser step, over all processes and micro-batches together."""
+    """Samples of one optimiser step, over all processes and micro-batches together.  A sample of a policy with a memory
+    is a whole chain of up to policy.encoder.temporal.max_chain windows: divide the usual size by that."""
     grad_accumulation: Positive = 1
     """Micro-batches a step is cut into (less memory, same result)."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.specs import ACTION, ActionSpec, FeatureKind, FeatureStats, ObservationSpec
+from robopolicy.datasets.chains import ChainedWindows
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.statistics import compute_stats
 from robopolicy.datasets.windows import Windows
@@ -51,9 +53,12 @@ class Demonstrations:
             compute_stats(self.reader, keys, episodes=self.validation)  # for its check: fail now, not in mid-run
         return compute_stats(self.reader, keys, episodes=self.training)
 
-    def windows(self, spec: ObservationSpec, action: ActionSpec, episodes: list[int]) -> Windows:
-        """Windows over ``episodes`` that carry exactly what a policy with these specs reads."""
-        return Windows(
+    def windows(
+        self, spec: ObservationSpec, action: ActionSpec, episodes: list[int], needs: WindowNeeds | None = None
+    ) -> Windows | ChainedWindows:
+        """Windows, or chains of them, over ``episodes`` that carry exactly what a policy with these specs reads."""
+        needs = needs or WindowNeeds()
+        windows = Windows(
             self.reader,
             spec,
             action.n_obs_steps,
@@ -63,6 +68,14 @@ class Demonstrations:
             cache_dir=self.config.cache_dir,
             short_episodes=self.config.short_episodes,
         )
+        if not needs.chained:
+            return windows
+        chained = ChainedWindows(windows, needs)
+        log.info(
+            "%d windows in %d chains, %.0f %% of their %d slots padding; the longest has %d",
+            len(windows), len(chained), 100 * chained.padding, chained.slots, chained.chains.length.max(),
+        )  # fmt: skip
+        return chained
 
 
 def resized(spec: ObservationSpec, size: tuple[int, int] | None) -> ObservationSpec:
@@ -74,7 +87,7 @@ def resized(spec: ObservationSpec, size: tuple[int, int] | None) -> ObservationS
     )
 
 
-def fingerprint(windows: Windows, reader: Reader) -> dict[str, Any]:
+def fingerprint(windows: Windows | ChainedWindows, reader: Reader) -> dict[str, Any]:
     """What must not change between a run and its continuation: windows, frames and the actions themselves."""
     actions = hashlib.sha256(np.ascontiguousarray(reader.columns[ACTION]).tobytes()).hexdigest()[:16]
-    return {"windows": len(windows), "frames": reader.num_frames, "actions": actions}
+    return {**windows.layout, "frames": reader.num_frames, "actions": actions}

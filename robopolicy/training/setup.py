@@ -14,12 +14,11 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robopolicy.core.errors import CheckpointError, ConfigError, DatasetError
 from robopolicy.core.seeding import derive_seed
-from robopolicy.datasets.windows import Windows
 from robopolicy.policies.base import Policy
 from robopolicy.policies.io import read_policy_files
 from robopolicy.policies.registry import make_policy
 from robopolicy.policies.setup import select_features
-from robopolicy.training.batches import BatchSource
+from robopolicy.training.batches import BatchSource, WindowSource
 from robopolicy.training.checkpoint import Progress, latest_checkpoint, load_training
 from robopolicy.training.config import TrainConfig
 from robopolicy.training.config_load import config_to_dict
@@ -66,7 +65,7 @@ def build_session(config: TrainConfig, run: Path, resume: bool, accelerator: Acc
     policy.to(accelerator.device).train()
     average = None if average is None else average.to(accelerator.device)
     optimizer = build_optimizer(policy, config.optimizer)
-    windows = demos.windows(policy.observation_spec, policy.action_spec, demos.training)
+    windows = demos.windows(policy.observation_spec, policy.action_spec, demos.training, policy.needs)
     data = fingerprint(windows, demos.reader)
     progress = Progress(data=data)
     if checkpoint is not None:
@@ -109,7 +108,7 @@ def _open_loop(config: TrainConfig, demos: Demonstrations, policy: Policy) -> Op
     if not demos.validation or not config.validation.every:
         return None
     try:
-        windows = demos.windows(policy.observation_spec, policy.action_spec, demos.validation)
+        windows = demos.windows(policy.observation_spec, policy.action_spec, demos.validation, policy.needs)
     except DatasetError as e:
         log.warning("no open-loop validation: %s", e)
         return None
@@ -129,7 +128,7 @@ def _stepper(config: TrainConfig, accelerator: Accelerator, policy: Policy, opti
     )
 
 
-def _source(config: TrainConfig, accelerator: Accelerator, policy: Policy, windows: Windows) -> BatchSource:
+def _source(config: TrainConfig, accelerator: Accelerator, policy: Policy, windows: WindowSource) -> BatchSource:
     return BatchSource(
         windows,
         policy.draw_training_noise,
