@@ -68,7 +68,7 @@ def _torchvision_trunk(name: str, weights: str | None) -> nn.Module:
     else:
         raise ConfigError(f"torchvision:{name} has no spatial feature maps; use timm:<name> for transformers")
     if weights not in (None, "default"):
-        _load_file(trunk, Path(str(weights)), drop=("fc.", "classifier."))
+        load_trunk_file(trunk, Path(str(weights)), drop=("fc.", "classifier."))
     return trunk
 
 
@@ -107,12 +107,18 @@ def _check_file(path: Path) -> None:
         raise ConfigError(f"{path}: no such weights file")
 
 
-def _load_file(trunk: nn.Module, path: Path, drop: tuple[str, ...]) -> None:
+def load_trunk_file(trunk: nn.Module, path: Path, drop: tuple[str, ...], prefix: str = "") -> None:
+    """Fill ``trunk`` from a ``.safetensors`` file whose names may begin with ``prefix``; names in ``drop`` are left.
+
+    Raises ``ConfigError`` for other files, and for tensors that are missing or of another shape.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _check_file(path)
     try:
-        state: dict[str, Tensor] = {k: v for k, v in load_file(path).items() if not k.startswith(drop)}
+        named = {k.removeprefix(prefix): v for k, v in load_file(path).items()}
+        state: dict[str, Tensor] = {k: v for k, v in named.items() if not k.startswith(drop)}
     except SafetensorError as e:
         raise ConfigError(f"{path}: not a readable safetensors file ({e})") from e
     own = {k: v for k, v in trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -123,4 +129,4 @@ def _load_file(trunk: nn.Module, path: Path, drop: tuple[str, ...]) -> None:
         )
     with torch.no_grad():
         for key, value in own.items():
-            value.copy_(state[key])
+            value.copy_(state[key].to(value.dtype))
