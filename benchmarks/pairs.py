@@ -10,8 +10,8 @@ from lerobot_peer import LeRobotPeer, PeerConfig
 from lerobot_weights import unet_state_dict
 
 from robopolicy.core.specs import ActionSpace, FeatureKind, FeatureSpec, FeatureStats, ObservationSpec
-from robopolicy.policies.base import Policy
 from robopolicy.policies.backbone_config import UnetConfig
+from robopolicy.policies.base import Policy
 from robopolicy.policies.diffusion_config import DiffusionConfig
 from robopolicy.policies.registry import make_policy
 
