@@ -168,8 +168,8 @@ def adaptive(study: Study) -> str:
     return ADAPTIVE + table(["shift", "mean refinements", "mean energy", "observations"], rows)
 
 
-ADAPTIVE = """EBT chooses its own number of refinements (stop when the chunk no longer moves).  Held-out observations as they
-are, and with the puck and the goal moved away from where they were ever seen (in standard deviations):
+ADAPTIVE = """EBT chooses its own number of refinements (stop when the chunk no longer moves).  Held-out observations as
+they are, and with puck and goal moved away from where they were ever seen (in standard deviations):
 
 """
 
