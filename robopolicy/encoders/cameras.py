@@ -31,7 +31,7 @@ class CameraRig(nn.Module):
     """The depth cameras of a spec; ``xyz`` lifts their pictures into the world."""
 
     def __init__(self, spec: ObservationSpec, max_depth: float) -> None:
-        """Raises ``ConfigError`` for a depth camera without calibration.  Pixels beyond ``max_depth`` metres are lost."""
+        """Raises ``ConfigError`` for a depth camera without calibration; pixels beyond ``max_depth`` (m) are lost."""
         super().__init__()
         self.max_depth = max_depth
         self.keys = tuple(f.key for f in spec.of_kind(FeatureKind.DEPTH))
@@ -64,11 +64,13 @@ class CameraRig(nn.Module):
 def recalibrated(spec: ObservationSpec, place: ObservationSpec) -> ObservationSpec:
     """``spec`` with the calibrations that ``place`` (an environment, a robot) states for the same keys.
 
-    Raises ``ConfigError`` if a depth camera of ``spec`` has no calibration there.
+    Without depth cameras ``spec`` comes back as it is.  Raises ``ConfigError`` if one has no calibration there.
     """
-    features = []
+    if not spec.of_kind(FeatureKind.DEPTH):
+        return spec
+    features, offered = [], {f.key: f for f in place.features}
     for feature in spec.features:
-        there = place[feature.key] if feature.key in place else None
+        there = offered.get(feature.key)
         if feature.kind is FeatureKind.DEPTH:
             if there is None:
                 raise ConfigError(f"no calibration for '{feature.key}': it is not among {', '.join(place.keys)}")

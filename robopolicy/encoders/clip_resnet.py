@@ -1,8 +1,8 @@
 """CLIP's ResNet-50, the convolutional part.
 
 Source: Radford et al. 2021 (*CLIP*), section 2.4: three convolutions in the stem, average pooling instead of strided
-convolutions.  Names of the parameters are those of the released files.  What differs: the attention pool behind it, which
-feature maps do not need, is left out.
+convolutions.  Names of the parameters are those of the released files.  What differs: the attention pool behind it,
+which feature maps do not need, is left out.
 """
 
 from __future__ import annotations

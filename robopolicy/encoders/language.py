@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ class LanguageEncoder(nn.Module):
         super().__init__()
         if not config.vocabulary:
             raise ConfigError(
-                "language.vocabulary is empty: training fills it with the tasks of the data; list the sentences yourself"
+                "language.vocabulary is empty: training fills it with the tasks of the data; else list the sentences"
             )
         self.config, self.dim = config, config.dim
         self.rows = {sentence: row for row, sentence in enumerate(config.vocabulary)}
@@ -78,6 +79,12 @@ class LanguageEncoder(nn.Module):
         else:
             parts = [p.to(self.project.weight.device) for p in self._novel(sentences)]
         return Text(parts[0], parts[1], self.project(parts[2]))
+
+    def of_steps(self, sentences: np.ndarray) -> Tensor:
+        """``pooled`` ``(B, To, dim)`` of an object array ``(B, To)``; each different sentence is encoded once."""
+        different, rows = np.unique(sentences.astype(str), return_inverse=True)
+        pooled = self(different.tolist()).pooled
+        return pooled[torch.from_numpy(rows.reshape(sentences.shape)).to(pooled.device)]
 
     def _known(self, sentences: Sequence[str]) -> Tensor:
         device = next(self.parameters()).device

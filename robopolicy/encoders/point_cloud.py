@@ -61,7 +61,7 @@ def farthest_point_indices(x: Tensor, k: int, valid: Tensor | None = None) -> Te
     Begins with row 0 (with the first valid row when ``valid`` ``(B, N)`` is given; others are never chosen, unless no
     row is valid).  Once all different rows are taken, rows repeat.  No gradient goes through the choice.
     """
-    if not 1 <= k:
+    if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
     x = x.detach()
     rows = torch.arange(len(x), device=x.device)

@@ -28,10 +28,11 @@ from robopolicy.core.specs import (
     FeatureStats,
     ObservationSpec,
 )
+from robopolicy.encoders.cameras import CameraRig, recalibrated
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.fusion import ObservationEncoder
 from robopolicy.encoders.memory import EpisodeMemories, Memory
-from robopolicy.policies.chains import Chains, gate_scalars
+from robopolicy.policies.chains import Chains, gate_scalars, mask_windows
 from robopolicy.policies.normalizer import Affine, Normalizer
 from robopolicy.policies.setup import select_features, select_stats
 from robopolicy.policies.validation import ObservationChecker
@@ -64,19 +65,24 @@ class Policy(nn.Module, GenerativePolicy):
             raise ConfigError(f"fps must be > 0 frames per second, got {fps}")
         self.config = config
         self.fps = float(fps)
-        self.observation_spec = select_features(observation_spec, config.observation_keys)
+        self.observation_spec = select_features(observation_spec, config.observation_keys, config.default_kinds)
         self.action_spec = ActionSpec(
             action_space, config.horizon, config.n_obs_steps, config.n_action_steps, dt=1.0 / fps
         )
         self.latent_shape = (self.action_spec.horizon, self.action_spec.dim)
         modes, self.stats = select_stats(stats, self.observation_spec, action_space, config.normalization)
         self.normalizer = Normalizer(self.stats, modes)
-        self.encoder = ObservationEncoder(self.observation_spec, config.encoder, load_weights, config.n_obs_steps)
+        self.encoder = self._make_encoder(load_weights)
         self.checker = ObservationChecker(self.observation_spec, config.n_obs_steps)
         self.memories = EpisodeMemories()
+        self.watched: dict[str, Tensor] = {}  # scalars of the newest loss, for the log
         low, high = action_space.low, action_space.high
         self._low = np.array(low if low is not None else -np.inf, np.float32)
         self._high = np.array(high if high is not None else np.inf, np.float32)
+
+    def _make_encoder(self, load_weights: bool) -> ObservationEncoder:
+        """What turns checked observations into features; heads that attend in space have their own."""
+        return ObservationEncoder(self.observation_spec, self.config.encoder, load_weights, self.config.n_obs_steps)
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +117,17 @@ class Policy(nn.Module, GenerativePolicy):
         return 0
 
     # ----------------------------------------------------------------------------------------------- observing
+
+    def calibrate(self, observation_spec: ObservationSpec) -> None:
+        """Take the depth cameras' calibrations from the place where the policy runs; nothing without depth.
+
+        Points are in the world frame, so a camera that was moved since training needs this and no training.  Raises
+        ``ConfigError`` for a depth camera without calibration there.
+        """
+        self.observation_spec = recalibrated(self.observation_spec, observation_spec)
+        for module in self.modules():
+            if isinstance(module, CameraRig):
+                module.set_cameras(self.observation_spec)
 
     def encode(self, obs: Obs, memory: Memory | None = None) -> Features:
         """Encode physical observations ``(B, n_obs_steps, ...)`` once, crops centred.
@@ -167,14 +184,19 @@ class Policy(nn.Module, GenerativePolicy):
             self.eval()
         try:
             features = self._encode(checked, memory=self._recall(rows, episodes))
-            chunks = self.decode(features, latent, tape=tape)
+            chunks, told = self._decode_with_info(features, latent, tape)
         finally:
             if training:
                 self.train()
         if self.recurrent:
             self.memories.commit(self._names(rows, episodes), features.extras["memory"])
         actions = self.norm.to_phys(chunks.float()).cpu().numpy()
-        return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at)
+        info = {key: value.cpu().numpy() for key, value in told.items()}
+        return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at, info)
+
+    def _decode_with_info(self, ctx: Features, latent: Tensor, tape: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """``decode``, and what the head can tell about each row's chunk ``(N,)``, such as its energy (default: nothing)."""
+        return self.decode(ctx, latent, tape=tape), {}
 
     def _names(self, rows: int, episodes: Sequence[Hashable] | None) -> Sequence[Hashable]:
         if episodes is None:
@@ -268,15 +290,17 @@ class Policy(nn.Module, GenerativePolicy):
         if action.ndim != lead + 2 or tuple(action.shape[lead:]) != layout:
             want = ", ".join(map(str, layout))
             raise InvalidAction(f"action: expected a batch of shape (B, {want}), got {tuple(action.shape)}")
-        mask = real = None
+        mask = None
         if self.config.mask_padding:
             if ACTION_IS_PAD not in batch:
                 raise InvalidAction(f"mask_padding needs '{ACTION_IS_PAD}' (B, {layout[0]}) in the batch")
             mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(self.device, torch.bool)
         if lead == 2 and CHAIN_IS_PAD in batch:
             real = ~torch.as_tensor(batch[CHAIN_IS_PAD]).to(self.device, torch.bool, non_blocking=True)
-        per_sample, scalars = self._losses(obs, self.norm.to_model(action), mask, noise, real)
-        return per_sample, {"loss": per_sample.detach().mean(), **scalars}
+            mask = mask_windows(real, self.action_spec.horizon, mask)
+        self.watched = {}
+        per_sample = self.supervised_loss(obs, self.norm.to_model(action), mask=mask, noise=noise)
+        return per_sample, {"loss": per_sample.detach().mean(), **self.watched}
 
     def supervised_loss(
         self,
@@ -290,29 +314,28 @@ class Policy(nn.Module, GenerativePolicy):
         """Training loss ``(B,)`` for physical ``obs`` and model-space ``target`` ``(B, H, D)``.
 
         ``weight`` ``(B,)``; ``mask`` ``(B, H)`` is 1 where counted; ``noise`` comes from ``draw_training_noise``.
-        For recurrent policies all but ``weight`` may be chains ``(B, C, ...)``.
+        For recurrent policies all but ``weight`` may be chains ``(B, C, ...)``; a window without any counted step is
+        none and leaves the mean of its chain.
         """
-        per_sample, _ = self._losses(obs, target, mask, noise)
-        return per_sample if weight is None else per_sample * weight
-
-    def _losses(
-        self, obs: Obs, target: Tensor, mask: Tensor | None, noise: Noise | None, real: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """``(B,)`` and scalars; ``real`` ``(B, C)`` tells the windows of chains that are none."""
         if noise is None:
             noise = self.draw_training_noise(len(target))
-        if not self.recurrent:
+        if self.recurrent:
+            per_sample = self._chained_loss(obs, target, mask, noise)
+        else:
             features = self._encode(self.checker.check(obs, values=False), self._crops(noise))
-            return self.head_loss(features, target, mask, noise), {}
-        chained = target.ndim == 4
-        chains = Chains(len(target), target.shape[1] if chained else 1, real)
-        if chained:
+            per_sample = self.head_loss(features, target, mask, noise)
+        return per_sample if weight is None else per_sample * weight
+
+    def _chained_loss(self, obs: Obs, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """``(B,)`` for chains, or for a plain batch as chains of one window."""
+        chains = Chains.of(target, mask)
+        if target.ndim == 4:
             obs = {key: chains.flat(value) for key, value in obs.items()}
             target, mask = chains.flat(target), None if mask is None else chains.flat(mask)
         noise = chains.flat_noise(noise)
         features = self._encode(self.checker.check(obs, values=False), self._crops(noise), chain=chains.length)
-        scalars = gate_scalars(features.extras["gate"], chains)
-        return chains.mean(self.head_loss(features, target, mask, noise)), scalars
+        self.watched |= gate_scalars(features.extras["gate"], chains)
+        return chains.mean(self.head_loss(features, target, mask, noise))
 
     @abstractmethod
     def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:

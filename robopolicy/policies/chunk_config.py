@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
+from robopolicy.core.specs import FeatureKind
 from robopolicy.encoders.config import EncoderConfig
 from robopolicy.policies.normalization_config import BOUNDED, NormalizationConfig
+
+DEFAULT_KINDS = (FeatureKind.STATE, FeatureKind.IMAGE)
 
 
 @config_dataclass
 class ChunkConfig:
     """Layout of the chunk, what is observed and how numbers are normalised."""
 
+    default_kinds: ClassVar[tuple[FeatureKind, ...]] = DEFAULT_KINDS
+    """What is read when ``observation_keys`` is null."""
     n_obs_steps: int = 2
     """Observations the policy looks back on, the newest included."""
     horizon: int = 16
@@ -22,7 +27,8 @@ class ChunkConfig:
     n_action_steps: int = 8
     """Steps executed before the next prediction; at most horizon - n_obs_steps + 1."""
     observation_keys: tuple[str, ...] | None = None
-    """Keys to read; null reads every low-dimensional key and camera there is."""
+    """Keys to read; null reads every low-dimensional key and camera there is. Depth (``observation.depth.<camera>``)
+    and the sentence (``task``) are read when named."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     encoder_weight_decay: float | None = None
     """Weight decay of the encoder; null takes the head's for the U-Net and 1e-6 for the transformer (the paper's)."""

@@ -5,25 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from robopolicy.core.errors import ConfigError, did_you_mean
-from robopolicy.core.specs import ACTION, ActionSpace, FeatureKind, FeatureStats, ObservationSpec
-from robopolicy.encoders.fusion import SUPPORTED
+from robopolicy.core.specs import (
+    ACTION,
+    TASK,
+    ActionSpace,
+    FeatureKind,
+    FeatureSpec,
+    FeatureStats,
+    ObservationSpec,
+)
+from robopolicy.encoders.cameras import pose_key
+from robopolicy.policies.chunk_config import DEFAULT_KINDS
 from robopolicy.policies.normalization_config import NormalizationConfig, NormMode
 
 # "identity" promises that the data are normalised already; this much beyond [-1, 1] is a broken promise.
 IDENTITY_SLACK = 1.05
+UNSCALED = (FeatureKind.IMAGE, FeatureKind.DEPTH, FeatureKind.POSE, FeatureKind.LANGUAGE)
 
 
-def select_features(spec: ObservationSpec, keys: Sequence[str] | None) -> ObservationSpec:
-    """The features a policy reads: ``keys``, or every low-dimensional key and camera of ``spec``."""
+def select_features(
+    spec: ObservationSpec, keys: Sequence[str] | None, kinds: Sequence[FeatureKind] = DEFAULT_KINDS
+) -> ObservationSpec:
+    """The features a policy reads: ``keys``, or everything in ``spec`` of the given ``kinds``.
+
+    ``task`` may be asked of any data, since every episode has a sentence.  A depth camera that moves brings its pose
+    along, named or not.
+    """
+    if TASK not in spec and (FeatureKind.LANGUAGE in kinds if keys is None else TASK in keys):
+        spec = ObservationSpec((*spec.features, FeatureSpec(TASK, (), FeatureKind.LANGUAGE)))
     if keys is None:
-        chosen = ObservationSpec(spec.of_kind(*SUPPORTED))
-        if not chosen.features:
-            raise ConfigError(f"nothing to observe: no state and no camera among {list(spec.keys)}")
-        return chosen
+        keys = [f.key for f in spec.of_kind(*kinds)]
+        if not keys:
+            raise ConfigError(f"nothing to observe: no {' and no '.join(k.value for k in kinds)} among {list(spec.keys)}")
     for key in keys:
         if key not in spec:
             raise ConfigError(f"observation_keys: '{key}' is not in the data" + did_you_mean(key, spec.keys))
-    return spec.select(keys)
+    depths = [k for k in keys if spec[k].kind is FeatureKind.DEPTH]
+    poses = [pose_key(k) for k in depths if pose_key(k) in spec and pose_key(k) not in keys]
+    return spec.select((*keys, *poses))
 
 
 def select_stats(
@@ -34,9 +53,9 @@ def select_stats(
 ) -> tuple[dict[str, NormMode], dict[str, FeatureStats]]:
     """Normalisation mode and statistics of every vector feature and of ``action``; checks sizes and names.
 
-    Images are left out: their one normalisation belongs to their encoder.
+    Images, depth, poses and language are left out: what numbers they have are read as they are by their encoders.
     """
-    sizes = {f.key: f.shape[0] for f in observation_spec.features if f.kind is not FeatureKind.IMAGE}
+    sizes = {f.key: f.shape[0] for f in observation_spec.features if f.kind not in UNSCALED}
     for key in config.features:
         if key not in sizes:
             raise ConfigError(f"normalization.features names '{key}'" + did_you_mean(key, sizes))

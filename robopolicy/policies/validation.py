@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from robopolicy.core.errors import InvalidObservation, did_you_mean
-from robopolicy.core.specs import TASK, FeatureKind, FeatureSpec, ObservationSpec
+from robopolicy.core.specs import TASK, FeatureKind, FeatureSpec, ObservationSpec, without_goal
+from robopolicy.policies.validation_kinds import check_depth, check_pose, sentences
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +26,18 @@ RANGE_SLACK = 1e-3
 class ObservationChecker:
     """Turns an observation into tensors of known shape, or raises ``InvalidObservation``."""
 
-    def __init__(self, spec: ObservationSpec, n_obs_steps: int) -> None:
-        self.features = spec.features
+    def __init__(self, spec: ObservationSpec, n_obs_steps: int, goal_steps: int = 1) -> None:
+        self.features = tuple(without_goal(f) for f in spec.features)
+        self._goals = {f.key: goal_steps for f in spec.of_kind(FeatureKind.GOAL)}
         self.keys = frozenset(spec.keys)
         self._ignored = self.keys | {TASK}
         self.n_obs_steps = n_obs_steps
         self._extra_seen = False
 
-    def check(self, obs: Mapping[str, Any], values: bool = True) -> dict[str, Tensor]:
+    def check(self, obs: Mapping[str, Any], values: bool = True) -> dict[str, Any]:
         """Tensors ``(B, n_obs_steps, ...)`` of the policy's keys; ``obs`` itself is never changed.
+
+        Language becomes an object array ``(B, n_obs_steps)`` of strings.
 
         ``values=False`` checks keys, shapes and types only (training batches: finding NaN is the loop's guard).
         """
@@ -43,11 +47,15 @@ class ObservationChecker:
             self._extra_seen = True
             extra = sorted(str(k) for k in obs if k not in self._ignored)
             log.warning("observation keys the policy does not read: %s", ", ".join(extra))
-        out: dict[str, Tensor] = {}
+        out: dict[str, Any] = {}
         batch: int | None = None
         for feature in self.features:
             if feature.key not in obs:
                 raise self._missing(feature, obs)
+            if feature.kind is FeatureKind.LANGUAGE:
+                out[feature.key] = sentences(feature, obs[feature.key], self.n_obs_steps)
+                batch = _check_batch(feature, len(out[feature.key]), batch)
+                continue
             tensor = _as_tensor(feature, obs[feature.key])
             batch = self._check_shape(feature, tensor, batch)
             if values:
@@ -58,19 +66,24 @@ class ObservationChecker:
     def _missing(self, feature: FeatureSpec, obs: Mapping[str, Any]) -> InvalidObservation:
         spare = [str(k) for k in obs if k not in self.keys]
         hint = did_you_mean(feature.key, spare).replace("known:", "unused keys:")
-        return InvalidObservation(f"missing key '{feature.key}' (the policy reads {sorted(self.keys)}){hint}")
+        without = "; set_sampler(guidance=0) acts without a goal" if feature.key in self._goals else ""
+        return InvalidObservation(f"missing key '{feature.key}' (the policy reads {sorted(self.keys)}){hint}{without}")
 
     def _check_shape(self, feature: FeatureSpec, tensor: Tensor, batch: int | None) -> int:
         shape = tuple(tensor.shape)
-        want = (self.n_obs_steps, *feature.shape)
+        want = (self._goals.get(feature.key, self.n_obs_steps), *feature.shape)
         if shape[1:] != want or not shape[0]:
             raise InvalidObservation(
                 f"{feature.key}: expected shape (B, {', '.join(map(str, want))}), got {shape}"
                 + _shape_hint(shape, want, feature)
             )
-        if batch is not None and shape[0] != batch:
-            raise InvalidObservation(f"{feature.key}: batch of {shape[0]}, the other keys have {batch}")
-        return shape[0]
+        return _check_batch(feature, shape[0], batch)
+
+
+def _check_batch(feature: FeatureSpec, rows: int, batch: int | None) -> int:
+    if batch is not None and rows != batch:
+        raise InvalidObservation(f"{feature.key}: batch of {rows}, the other keys have {batch}")
+    return rows
 
 
 def _as_tensor(feature: FeatureSpec, value: Any) -> Tensor:
@@ -89,6 +102,10 @@ def _as_tensor(feature: FeatureSpec, value: Any) -> Tensor:
         return tensor
     if tensor.is_floating_point():
         return tensor.float()
+    if feature.kind is FeatureKind.DEPTH:
+        raise InvalidObservation(
+            f"{feature.key}: expected float32 metres, got {tensor.dtype}; divide a sensor's millimetres by 1000"
+        )
     want = "uint8 or float" if feature.kind is FeatureKind.IMAGE else "float32"
     raise InvalidObservation(f"{feature.key}: expected {want}, got {tensor.dtype}; convert it")
 
@@ -115,6 +132,10 @@ def _check_values(feature: FeatureSpec, tensor: Tensor) -> None:
     if feature.kind is not FeatureKind.IMAGE:
         if not bool(torch.isfinite(tensor).all()):
             raise _not_finite(feature, tensor)
+        if feature.kind is FeatureKind.DEPTH:
+            check_depth(feature, tensor)
+        elif feature.kind is FeatureKind.POSE:
+            check_pose(feature, tensor)
         return
     low, high = (float(x) for x in torch.aminmax(tensor))
     if not (np.isfinite(low) and np.isfinite(high)):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robopolicy.core.specs import FeatureKind, FeatureSpec, ObservationSpec
+from robopolicy.core.specs import FeatureKind, FeatureSpec, ObservationSpec, without_goal
 
 Change = Callable[[np.ndarray], object]
 
@@ -23,7 +23,8 @@ class BadObservation(NamedTuple):
 def bad_observations(good: Mapping[str, np.ndarray], spec: ObservationSpec) -> Iterator[BadObservation]:
     """Wrong variants of ``good``, one thing wrong in each."""
     for feature in spec.features:
-        changes = {**COMMON, **(IMAGE if feature.kind is FeatureKind.IMAGE else VECTOR)}
+        kind = without_goal(feature).kind
+        changes = LANGUAGE if kind is FeatureKind.LANGUAGE else {**COMMON, **OWN.get(kind, VECTOR)}
         for label, change in changes.items():
             yield BadObservation(
                 f"{feature.key}: {label}", feature.key, {**good, feature.key: change(good[feature.key])}
@@ -88,3 +89,35 @@ IMAGE: dict[str, Change] = {
     "float in 0..255": lambda a: a.astype(np.float32),
     "float in -1..1": lambda a: _as_float(a) * 2 - 1,
 }
+
+DEPTH: dict[str, Change] = {
+    "channel-last": lambda a: np.moveaxis(a, -3, -1),
+    "too tall": lambda a: np.concatenate([a, a], axis=-2),
+    "too narrow": lambda a: a[..., :-1],
+    "negative": _put(-0.01),
+    "millimetres": lambda a: a * 1000,
+    "whole millimetres": lambda a: (a * 1000).astype(np.uint16),
+}
+
+POSE: dict[str, Change] = {
+    "not a matrix": lambda a: a[..., 0],
+    "three rows": lambda a: a[..., :3, :],
+    "all zeros": lambda a: a * 0,
+    "a scaled rotation": lambda a: a * np.array([1.1, 1.1, 1.1, 1.0], np.float32),
+    "a mirror image": lambda a: a * np.array([-1.0, 1.0, 1.0, 1.0], np.float32),
+    "transposed": lambda a: np.swapaxes(a, -1, -2),
+}
+
+LANGUAGE: dict[str, Change] = {
+    "one string": lambda a: str(a[0, 0]),
+    "a flat list": lambda a: a[:, 0].tolist(),
+    "one step too many": lambda a: np.concatenate([a, a[:, -1:]], axis=1).tolist(),
+    "no rows": lambda a: [],
+    "numbers": lambda a: np.zeros(a.shape, np.float32),
+    "numbers in lists": lambda a: np.zeros(a.shape).tolist(),
+    "an empty sentence": lambda a: np.full(a.shape, " ", dtype=object),
+    "a sentence nobody taught": lambda a: np.full(a.shape, str(a[0, 0])[::-1], dtype=object),
+    "None": lambda a: None,
+}
+
+OWN = {FeatureKind.IMAGE: IMAGE, FeatureKind.DEPTH: DEPTH, FeatureKind.POSE: POSE}

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,10 +199,11 @@ def check_capabilities(policy: Policy) -> None:
     with torch.no_grad():
         ctx = policy.encode(obs)
         z = torch.zeros(2, *policy.latent_shape, device=policy.device)
+        target = torch.zeros(2, policy.action_spec.horizon, policy.action_spec.dim, device=policy.device)
         calls: dict[Cap, Callable[[], object]] = {
             Cap.SCORE: lambda: policy.predict(ctx, z, policy.path.grid(1, policy.config.spacing)[0]),
             Cap.ENERGY: lambda: policy.energy(ctx, z),
-            Cap.TRAIN: lambda: policy.supervised_loss(obs, z),
+            Cap.TRAIN: lambda: policy.supervised_loss(obs, target),
         }
         for cap, call in calls.items():
             try:
@@ -306,8 +308,10 @@ def check_save_load(policy: Policy) -> None:
 # -------------------------------------------------------------------------------------------------- helpers
 
 
-def _tensors(policy: Policy, batch: int) -> dict[str, Tensor]:
-    return {k: torch.from_numpy(v) for k, v in random_observation(policy, batch).items()}
+def _tensors(policy: Policy, batch: int) -> dict[str, Any]:
+    """Observations as tensors; sentences stay as they are."""
+    arrays = random_observation(policy, batch)
+    return {k: v if v.dtype == object else torch.from_numpy(v) for k, v in arrays.items()}
 
 
 def _rows(table: dict, rows: slice) -> dict:  # type: ignore[type-arg]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -14,6 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 
 from robopolicy.core.errors import CheckpointError, ConfigError, DatasetError
 from robopolicy.core.seeding import derive_seed
+from robopolicy.core.specs import TASK, FeatureKind
 from robopolicy.policies.base import Policy
 from robopolicy.policies.io import read_policy_files
 from robopolicy.policies.registry import make_policy
@@ -60,6 +63,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def build_session(config: TrainConfig, run: Path, resume: bool, accelerator: Accelerator) -> Session:
     """Prepare a run, from scratch or from the newest undamaged checkpoint of ``run``."""
     demos = Demonstrations.open(config.dataset)
+    config = dataclasses.replace(config, policy=with_vocabulary(config.policy, demos))
     checkpoint = latest_checkpoint(run, sweep=accelerator.is_main_process) if resume else None
     policy, average = _policies(config, demos, checkpoint)
     policy.to(accelerator.device).train()
@@ -98,10 +102,23 @@ def _policies(config: TrainConfig, demos: Demonstrations, checkpoint: Path | Non
     if checkpoint is not None:
         average = read_policy_files(checkpoint / "policy")
         return copy.deepcopy(average), average
-    spec = select_features(demos.observation_spec, config.policy.observation_keys)
+    spec = select_features(demos.observation_spec, config.policy.observation_keys, config.policy.default_kinds)
     stats = demos.stats(spec)
     reader = demos.reader
     return make_policy(config.policy, demos.observation_spec, reader.action_space(), reader.fps, stats), None
+
+
+def with_vocabulary(config: Any, demos: Demonstrations) -> Any:
+    """A policy's configuration whose language vocabulary, left empty, holds the sentences of the data."""
+    encoder = config.encoder
+    spec = select_features(demos.observation_spec, config.observation_keys, config.default_kinds)
+    if encoder.language.vocabulary or not spec.of_kind(FeatureKind.LANGUAGE):
+        return config
+    sentences = tuple(sorted({text for text in demos.reader.tasks.values() if text}))
+    if not sentences:
+        raise DatasetError(f"{demos.reader.root}: the policy reads '{TASK}', but no episode has a sentence")
+    language = dataclasses.replace(encoder.language, vocabulary=sentences)
+    return dataclasses.replace(config, encoder=dataclasses.replace(encoder, language=language))
 
 
 def _open_loop(config: TrainConfig, demos: Demonstrations, policy: Policy) -> OpenLoop | None:
@@ -138,4 +155,5 @@ def _source(config: TrainConfig, accelerator: Accelerator, policy: Policy, windo
         world=accelerator.num_processes,
         accumulation=config.grad_accumulation,
         pin=accelerator.device.type == "cuda",
+        goals=policy.needs.goal_steps > 0,
     )
