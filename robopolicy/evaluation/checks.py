@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from robopolicy.core.errors import InvalidObservation, PolicyInterfaceError, did_you_mean
+from robopolicy.core.errors import ConfigError, InvalidObservation, PolicyInterfaceError, did_you_mean
 from robopolicy.core.specs import FeatureKind
 from robopolicy.sim.pool import Description
 
@@ -22,6 +22,7 @@ def check_fits(policy: Any, description: Description, env_name: str) -> None:
     missing = [name for name in NEEDED if not hasattr(policy, name)]
     if missing:
         raise PolicyInterfaceError(f"{type(policy).__name__} is no policy: it has no {', '.join(missing)}")
+    check_stride(policy)
     offered = description.observation_spec
     for feature in policy.observation_spec.features:
         if feature.kind is FeatureKind.LANGUAGE:
@@ -49,6 +50,18 @@ def check_fits(policy: Any, description: Description, env_name: str) -> None:
                 f"'{env_name}' gives {', '.join(theirs.names)}"
             )
     policy.action_spec.check_matches(description.action_space, description.fps, f"environment '{env_name}'")
+
+
+def check_stride(policy: Any) -> None:
+    """Raise ``ConfigError`` for a recurrent policy that would plan at another interval than it was trained at."""
+    if not getattr(policy, "recurrent", False):
+        return
+    trained, executed = policy.needs.chain_stride, policy.action_spec.n_action_steps
+    if trained != executed:
+        raise ConfigError(
+            f"the policy's memory steps once every {trained} actions (trained n_action_steps), but {executed} a plan "
+            f"would be executed; execute {trained}, or train with n_action_steps={executed}"
+        )
 
 
 def observed_keys(policy: Any) -> tuple[str, ...]:

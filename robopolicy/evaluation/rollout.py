@@ -36,6 +36,7 @@ class BatchedPolicy:
     def __init__(self, policy: Any, base_seed: int, task: str) -> None:
         self._policy, self._base_seed, self._task = policy, base_seed, task
         self._language = language_keys(policy)
+        self._recurrent = bool(getattr(policy, "recurrent", False))
         self.seconds: list[float] = []
         self.rows: list[int] = []
         self._example: dict[str, Any] = {}
@@ -50,10 +51,24 @@ class BatchedPolicy:
         if not self._example:
             self._example = {k: v[:1] for k, v in obs.items()}
         keys = [(self._base_seed, e.index, c) for e, c in zip(batch.episodes, batch.chunks, strict=True)]
-        actions: np.ndarray = self._policy.act(obs, noise_keys=keys).executable
+        carried = self._carried(batch)
+        actions: np.ndarray = self._policy.act(obs, noise_keys=keys, **carried).executable
         self.seconds.append(time.perf_counter() - start)
         self.rows.append(len(batch))
         return actions
+
+    def _carried(self, batch: Batch) -> dict[str, Any]:
+        """Whose memory each row reads and writes; an episode begins, or is tried again, at chunk 0."""
+        if not self._recurrent:
+            return {}
+        names = [e.index for e in batch.episodes]
+        self._policy.reset([name for name, chunk in zip(names, batch.chunks, strict=True) if chunk == 0])
+        return {"episodes": names}
+
+    def forget(self, episode: int) -> None:
+        """A finished episode needs its memory no longer."""
+        if self._recurrent:
+            self._policy.reset([episode])
 
     def single_ms(self, calls: int = 50, seconds: float = 3.0) -> dict[str, float]:
         """Percentiles of ``act`` on the first observation alone, in milliseconds: ``calls`` calls or ``seconds``."""
@@ -162,6 +177,7 @@ def _run(
     with Progress(len(queue), progress) as bar:
 
         def finished(result: EpisodeResult) -> None:
+            planner.forget(result.index)
             films.finished(result)
             bar.add(result)
             if on_finish is not None:

@@ -27,6 +27,13 @@ class Chains:
     length: int
     real: Tensor | None = None
 
+    @staticmethod
+    def of(target: Tensor, mask: Tensor | None) -> Chains:
+        """The chains of ``target`` ``(B, C, H, D)`` with ``mask`` ``(B, C, H)``, or of a plain batch ``(B, H, D)``."""
+        if target.ndim == 3:
+            return Chains(len(target), 1)
+        return Chains(len(target), target.shape[1], None if mask is None else mask.any(-1))
+
     def flat(self, value: Any) -> Any:
         """Rows of chains ``(B, C, ...)`` one under the other; lists stay lists."""
         if isinstance(value, (Tensor, np.ndarray)):
@@ -50,6 +57,12 @@ class Chains:
             return per_window.mean(1)
         real = self.real.to(per_window)
         return (per_window * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def mask_windows(real: Tensor, horizon: int, mask: Tensor | None = None) -> Tensor:
+    """``mask`` ``(B, C, H)`` (all counted when ``None``) without the windows that are not ``real`` ``(B, C)``."""
+    windows = real.unsqueeze(-1).expand(-1, -1, horizon)
+    return windows if mask is None else windows & mask
 
 
 def gate_scalars(gate: Tensor, chains: Chains) -> dict[str, Tensor]:

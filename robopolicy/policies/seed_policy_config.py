@@ -29,6 +29,6 @@ class SeedConfig(DiffusionConfig):
         super().__post_init__()
         if self.encoder.temporal is None:
             raise ConfigError(
-                "seed_policy without encoder.temporal is plain Diffusion Policy: set type to diffusion, or encoder.temporal "
-                "to its options ({} for the defaults)"
+                "seed_policy without encoder.temporal is plain Diffusion Policy: set type to diffusion, or set "
+                "encoder.temporal ({} takes its defaults)"
             )

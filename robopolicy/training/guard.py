@@ -67,7 +67,9 @@ def blame(policy: Policy, micro: Sequence[MicroBatch]) -> str:
     for part in micro:
         part = part.to(next(policy.parameters()).device)
         losses = policy.loss(part.batch, noise=part.noise)[0].float().cpu()
-        where = zip(part.batch["index"].tolist(), part.batch["episode_index"].tolist(), losses.tolist(), strict=True)
+        # A chain of windows is named by its first one.
+        index, own = (part.batch[k].reshape(len(losses), -1)[:, 0].tolist() for k in ("index", "episode_index"))
+        where = zip(index, own, losses.tolist(), strict=True)
         for (row, episode, loss), finite in zip(where, torch.isfinite(losses).tolist(), strict=True):
             if not finite:
                 rows.append((row, episode))
