@@ -94,13 +94,15 @@ class ChainedWindows:
         """What a continued run must find again."""
         return {**self.plain.layout, "chains": len(self), "chain_stride": self.chains.stride, "max_chain": self.slots}
 
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Batch of the chains ``indices`` ``(B,)``: every key of ``Windows.gather`` as ``(B, max_chain, ...)``.
 
         ``chain_is_pad`` ``(B, max_chain)`` bool is True in slots that repeat the chain's last window.
+        A chain has one goal (``draws`` ``(B,)``), after its last window, as an episode of an evaluation has.
         """
         chosen, is_pad = self.chains.windows(np.asarray(indices, np.int64), self.slots)
-        flat = self.plain.gather(chosen.reshape(-1))
+        each = None if draws is None else np.repeat(draws, self.slots)
+        flat = self.plain.gather(chosen.reshape(-1), each, futures=np.repeat(chosen[:, -1], self.slots))
         batch = {key: values.reshape(*chosen.shape, *values.shape[1:]) for key, values in flat.items()}
         batch[CHAIN_IS_PAD] = is_pad
         return batch

@@ -6,20 +6,23 @@ copied per sample in Python; low-dimensional columns are contiguous arrays, imag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from robopolicy.core.errors import ConfigError, DatasetError, did_you_mean
+from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.specs import ACTION, TASK, FeatureKind, ObservationSpec
 from robopolicy.datasets.cache import FrameCache
+from robopolicy.datasets.goals import Goals, goal_keys
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.reader_types import Episode
 from robopolicy.datasets.windows_index import Anchors, ShortEpisodes, all_anchors, clamp_rows, diffusion_anchors
 
 Deltas = Mapping[str, Sequence[int]]
+PLAIN = WindowNeeds()
 
 
 class Windows:
@@ -40,6 +43,8 @@ class Windows:
         anchors: ``"diffusion"`` for Diffusion Policy's set of windows, ``"all"`` for one window a frame.
         extra_keys: further columns gathered over the action window, such as "next.reward".
         progress: show a progress bar while frames are decoded for the first time.
+        needs: what else the policy asks for: with ``goal_steps`` every goal feature of the spec is gathered from later
+            frames of the key that it mirrors (see ``goals``).  Chains are ``chains.ChainedWindows``.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Windows:
         anchors: Literal["diffusion", "all"] = "diffusion",
         extra_keys: Sequence[str] = (),
         progress: bool = True,
+        needs: WindowNeeds = PLAIN,
     ) -> None:
         if min(n_obs_steps, horizon, n_action_steps) < 1:
             raise ConfigError(
@@ -81,9 +87,16 @@ class Windows:
                 f"{max(lengths, default=0)} frames, horizon {horizon} needs more; use a shorter horizon or "
                 "short_episodes='pad'"
             )
-        self._deltas, self._padded = self._plan(n_obs_steps, horizon, deltas, extra_keys)
-        self._caches = self._open_caches(image_sizes or {}, cache_dir, in_memory, progress)
-        self._sources = {key: self._source(key) for key in self._deltas}
+        mirrored = goal_keys(observation_spec) if needs.goal_steps else {}
+        self._deltas, self._padded = self._plan(n_obs_steps, horizon, deltas, extra_keys, mirrored)
+        sizes = self._sizes(image_sizes or {}, mirrored)
+        self._caches = {
+            key: FrameCache(reader, key, size, cache_dir, in_memory=in_memory, progress=progress)
+            for key, size in sizes.items()
+        }
+        self._sources = {key: self._source(key, key) for key in self._deltas}
+        goals = {key: self._source(recorded, key) for key, recorded in mirrored.items()}
+        self._goals = Goals(goals, needs.goal_steps) if needs.goal_steps else None
         self._bookkeeping = {"index": reader.numbers("index"), "episode_index": reader.numbers("episode_index")}
         self._tasks = _task_sentences(reader) if TASK in observation_spec else None
 
@@ -100,12 +113,18 @@ class Windows:
         """What a continued run must find again."""
         return {"windows": len(self)}
 
-    def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    def gather(
+        self, indices: np.ndarray, draws: np.ndarray | None = None, futures: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """Batch of the windows ``indices`` ``(B,)``.
 
         Observations ``(B, n_obs_steps, ...)`` (images channel-first uint8), ``action`` ``(B, horizon, D)``,
         ``action_is_pad`` ``(B, horizon)`` bool, ``index`` and ``episode_index`` ``(B,)``: the numbers, in the whole
         dataset, of the newest observation's frame and its episode; ``task`` ``(B,)`` if the spec has it.
+
+        With goals: ``goal.*`` ``(B, goal_steps, ...)`` and ``goal_is_pad`` ``(B,)``.  ``draws`` ``(B,)`` in [0, 1)
+        choose among the frames after the newest observation, without them it is the episode's last frame; ``futures``
+        ``(B,)`` names the windows after which goals lie, when not after each window itself.
         """
         indices = np.asarray(indices, dtype=np.int64)
         batch: dict[str, np.ndarray] = {}
@@ -122,15 +141,24 @@ class Windows:
             batch[key] = self._bookkeeping[key][anchor]
         if self._tasks is not None:
             batch[TASK] = self._tasks[anchor]
+        if self._goals is not None:
+            after = indices if futures is None else np.asarray(futures, dtype=np.int64)
+            batch |= self._goals.gather(self.anchors.row[after], self.anchors.last[after], draws)
         return batch
 
     def _plan(
-        self, n_obs_steps: int, horizon: int, deltas: Deltas | None, extra_keys: Sequence[str]
+        self,
+        n_obs_steps: int,
+        horizon: int,
+        deltas: Deltas | None,
+        extra_keys: Sequence[str],
+        goals: Collection[str],
     ) -> tuple[dict[str, tuple[int, ...]], set[str]]:
         """Deltas by key, and the keys whose padding is reported."""
         observed = tuple(range(1 - n_obs_steps, 1))
         acted = tuple(range(1 - n_obs_steps, 1 - n_obs_steps + horizon))
-        keys = [f.key for f in self.observation_spec.features if f.kind is not FeatureKind.LANGUAGE]
+        features = self.observation_spec.features
+        keys = [f.key for f in features if f.kind is not FeatureKind.LANGUAGE and f.key not in goals]
         plan = dict.fromkeys(keys, observed)
         plan |= {key: acted for key in (ACTION, *extra_keys) if key == ACTION or key not in plan}
         for key, values in (deltas or {}).items():
@@ -139,35 +167,41 @@ class Windows:
             plan[key] = tuple(int(d) for d in values)
         return plan, {ACTION, *(deltas or {})}
 
-    def _open_caches(
-        self,
-        image_sizes: Mapping[str, tuple[int, int]],
-        cache_dir: str | Path | None,
-        in_memory: bool,
-        progress: bool,
-    ) -> dict[str, FrameCache]:
-        cameras = [k for k in self._deltas if k in self.reader.camera_keys]
-        if unknown := sorted(set(image_sizes) - set(cameras)):
-            raise ConfigError(f"image_sizes names '{unknown[0]}'" + did_you_mean(unknown[0], cameras))
-        caches = {}
-        for key in cameras:
-            size = image_sizes.get(key)
-            if size is None and key in self.observation_spec:
-                height, width = self.observation_spec[key].shape[1:]
-                size = (height, width)
-            caches[key] = FrameCache(self.reader, key, size, cache_dir, in_memory=in_memory, progress=progress)
-        return caches
+    def _sizes(
+        self, image_sizes: Mapping[str, tuple[int, int]], goals: Mapping[str, str]
+    ) -> dict[str, tuple[int, int]]:
+        """Size of every camera gathered, for itself or as a goal."""
+        users = {key: [key] for key in self._deltas if key in self.reader.camera_keys}
+        for goal, key in goals.items():
+            if key in self.reader.camera_keys:
+                users.setdefault(key, []).append(goal)
+        if unknown := sorted(set(image_sizes) - set(users)):
+            raise ConfigError(f"image_sizes names '{unknown[0]}'" + did_you_mean(unknown[0], users))
+        sizes: dict[str, tuple[int, int]] = {}
+        for camera, keys in users.items():
+            wanted = {self.observation_spec[key].shape[1:] for key in keys if key in self.observation_spec}
+            if camera in image_sizes:
+                sizes[camera] = image_sizes[camera]
+            elif len(wanted) > 1:
+                raise ConfigError(f"{' and '.join(keys)} must have one size, got {sorted(wanted)}")
+            else:
+                height, width = wanted.pop() if wanted else self.reader.features[camera].shape[1:]
+                sizes[camera] = (height, width)
+        return sizes
 
-    def _source(self, key: str) -> np.ndarray:
-        if key in self._caches:
-            return self._caches[key].frames
-        if key not in self.reader.columns:
-            raise DatasetError(f"{self.reader.root}: no feature '{key}'" + did_you_mean(key, self.reader.keys))
-        values = self.reader.columns[key]
+    def _source(self, recorded: str, key: str) -> np.ndarray:
+        """Rows of the column or camera ``recorded``, checked against the spec of ``key``."""
+        if recorded in self._caches:
+            return self._caches[recorded].frames
+        if recorded not in self.reader.columns:
+            raise DatasetError(
+                f"{self.reader.root}: no feature '{recorded}'" + did_you_mean(recorded, self.reader.keys)
+            )
+        values = self.reader.columns[recorded]
         if key in self.observation_spec and self.observation_spec[key].shape != values.shape[1:]:
             wanted = self.observation_spec[key].shape
             raise DatasetError(
-                f"{self.reader.root}: '{key}' has shape {values.shape[1:]}, the observation spec says {wanted}"
+                f"{self.reader.root}: '{recorded}' has shape {values.shape[1:]}, the observation spec says {wanted}"
             )
         return values
 

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robopolicy.core.seeding import derive_seed
+from robopolicy.core.seeding import derive_seed, generator
 from robopolicy.training.order import SampleOrder, share_of
 
 NoiseDraw = Callable[[int, torch.Generator], dict[str, Tensor]]
 
 
 class WindowSource(Protocol):
-    """What training needs of ``datasets.windows.Windows``."""
+    """What training needs of ``datasets.windows.Windows`` and ``datasets.chains.ChainedWindows``."""
 
     def __len__(self) -> int: ...
 
-    def gather(self, indices: np.ndarray) -> dict[str, Any]: ...
+    def gather(self, indices: np.ndarray, draws: np.ndarray | None = None) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,10 @@ def to_tensors(arrays: dict[str, Any]) -> dict[str, Any]:
 
 
 class BatchSource:
-    """``source(step)`` is this rank's list of micro-batches of that step."""
+    """``source(step)`` is this rank's list of micro-batches of that step.
+
+    ``goals``: the windows draw goals at random; their draws are a function of (seed, step) too.
+    """
 
     def __init__(
         self,
@@ -68,8 +71,9 @@ class BatchSource:
         world: int = 1,
         accumulation: int = 1,
         pin: bool = False,
+        goals: bool = False,
     ) -> None:
-        self.windows, self.draw_noise, self.pin = windows, draw_noise, pin
+        self.windows, self.draw_noise, self.pin, self.goals = windows, draw_noise, pin, goals
         self.order = SampleOrder(len(windows), batch_size, seed)
         self.slices = share_of(rank, world, accumulation, batch_size)
         self.seed = seed
@@ -79,16 +83,22 @@ class BatchSource:
         rng = torch.Generator().manual_seed(derive_seed("train", self.seed, step))
         return self.draw_noise(self.order.batch_size, rng)
 
+    def goal_draws(self, step: int) -> np.ndarray | None:
+        """Numbers ``(batch_size,)`` in [0, 1) that choose the goals of the whole global batch of ``step``."""
+        return generator("goal", self.seed, step).random(self.order.batch_size) if self.goals else None
+
     def __call__(self, step: int) -> list[MicroBatch]:
         indices = self.order.indices(step)
         noise = self.noise(step)
         mine = slice(self.slices[0].start, self.slices[-1].stop)
-        data = to_tensors(self.windows.gather(indices[mine]))
+        draws = self.goal_draws(step)
+        rows = indices[mine]
+        data = to_tensors(self.windows.gather(rows) if draws is None else self.windows.gather(rows, draws[mine]))
         micro = []
         for part in self.slices:
-            rows = slice(part.start - mine.start, part.stop - mine.start)
+            at = slice(part.start - mine.start, part.stop - mine.start)
             batch = MicroBatch(
-                {k: v[rows] for k, v in data.items()}, {k: v[part] for k, v in noise.items()}, indices[part]
+                {k: v[at] for k, v in data.items()}, {k: v[part] for k, v in noise.items()}, indices[part]
             )
             micro.append(batch.pinned() if self.pin else batch)
         return micro

@@ -13,6 +13,7 @@ import numpy as np
 from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.specs import ACTION, ActionSpec, FeatureKind, FeatureStats, ObservationSpec
 from robopolicy.datasets.chains import ChainedWindows
+from robopolicy.datasets.goals import recorded_key
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.statistics import compute_stats
 from robopolicy.datasets.windows import Windows
@@ -46,9 +47,11 @@ class Demonstrations:
     def stats(self, spec: ObservationSpec) -> dict[str, FeatureStats]:
         """Statistics of the training episodes for the vectors of ``spec`` and the action (images need none).
 
+        A goal has those of the key it mirrors, under that key.
         Raises ``DatasetError`` naming episode and frame of a number that is not finite, in validation episodes too.
         """
-        keys = (*(f.key for f in spec.features if f.kind is not FeatureKind.IMAGE), ACTION)
+        recorded = [recorded_key(f) for f in spec.features if f.kind in (FeatureKind.STATE, FeatureKind.GOAL)]
+        keys = (*dict.fromkeys(k for k in recorded if k not in self.reader.camera_keys), ACTION)
         if self.validation:
             compute_stats(self.reader, keys, episodes=self.validation)  # for its check: fail now, not in mid-run
         return compute_stats(self.reader, keys, episodes=self.training)
@@ -67,6 +70,7 @@ class Demonstrations:
             episodes,
             cache_dir=self.config.cache_dir,
             short_episodes=self.config.short_episodes,
+            needs=needs,
         )
         if not needs.chained:
             return windows

@@ -90,6 +90,57 @@ def test_ranks_and_micro_batches_see_the_same_rows_and_noise(world, parts):
     assert not torch.equal(whole.noise(0)["eps"], whole.noise(1)["eps"])
 
 
+class Goals(Numbers):
+    """Windows that report the draws of their goals."""
+
+    def gather(self, indices, draws=None):
+        return {**super().gather(indices), "draw": draws.copy()}
+
+
+@pytest.mark.parametrize(("world", "parts"), [(1, 1), (2, 1), (1, 3), (3, 2)])
+def test_goals_are_a_function_of_seed_step_and_row_of_the_global_batch(world, parts):
+    whole = BatchSource(Goals(), draw, 12, seed=5, goals=True)
+    for step in (7, 0, 1):
+        (want,) = whole(step)
+        micro = [
+            m for rank in range(world)
+            for m in BatchSource(Goals(), draw, 12, 5, rank=rank, world=world, accumulation=parts, goals=True)(step)
+        ]  # fmt: skip
+        assert torch.equal(torch.cat([m.batch["draw"] for m in micro]), want.batch["draw"])
+        assert torch.equal(torch.cat([m.batch["action"] for m in micro]), want.batch["action"])
+    draws = np.concatenate([whole.goal_draws(step) for step in range(200)])
+    assert abs(draws.mean() - 0.5) < 0.024  # four standard deviations
+    assert len(set(draws.tolist())) == len(draws)
+    assert not np.array_equal(whole.goal_draws(0), BatchSource(Goals(), draw, 12, seed=6, goals=True).goal_draws(0))
+
+
+class Chained(Numbers):
+    """Chains of three windows."""
+
+    def gather(self, indices):
+        return {
+            "action": np.repeat(super().gather(indices)["action"], 3, axis=1),
+            "chain_is_pad": np.stack([indices % 2 == 1] * 3, axis=1),
+            "task": np.array([[f"t{i}"] * 3 for i in indices], dtype=object),
+        }
+
+
+def test_chains_are_split_whole():
+    (want,) = BatchSource(Chained(), lambda n, g: {"eps": torch.randn(n, 3, 2, generator=g)}, 12, seed=5)(4)
+    micro = [
+        m for rank in range(2)
+        for m in BatchSource(
+            Chained(), lambda n, g: {"eps": torch.randn(n, 3, 2, generator=g)}, 12, seed=5, rank=rank, world=2,
+            accumulation=2,
+        )(4)
+    ]  # fmt: skip
+    assert [m.batch["action"].shape for m in micro] == [(3, 3)] * 4
+    assert torch.equal(torch.cat([m.batch["action"] for m in micro]), want.batch["action"])
+    assert torch.equal(torch.cat([m.batch["chain_is_pad"] for m in micro]), want.batch["chain_is_pad"])
+    assert torch.equal(torch.cat([m.noise["eps"] for m in micro]), want.noise["eps"])
+    assert [t for m in micro for t in m.batch["task"].tolist()] == want.batch["task"].tolist()
+
+
 def test_prefetched_items_come_in_order_and_errors_at_their_step():
     def make(step):
         if step == 7:
