@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from robopolicy.core.errors import ConfigError, InvalidObservation, PolicyInterfaceError, did_you_mean
-from robopolicy.core.specs import FeatureKind
+from robopolicy.core.specs import CAMERA_POSE, DEPTH, FeatureKind, FeatureSpec, ObservationSpec
 from robopolicy.sim.pool import Description
 
 NEEDED = ("act", "reset", "action_spec", "observation_spec")
@@ -44,6 +46,7 @@ def check_fits(policy: Any, description: Description, env_name: str) -> None:
                 f"'{feature.key}': the policy expects {tuple(feature.shape)}, environment '{env_name}' gives "
                 f"{tuple(theirs.shape)}; {mend}"
             )
+        _check_camera(feature, offered, policy, env_name)
         if feature.names and theirs.names and feature.names != theirs.names:
             raise InvalidObservation(
                 f"'{feature.key}': the policy expects the channels {', '.join(feature.names)}, environment "
@@ -62,6 +65,40 @@ def check_stride(policy: Any) -> None:
             f"the policy's memory steps once every {trained} actions (trained n_action_steps), but {executed} a plan "
             f"would be executed; execute {trained}, or train with n_action_steps={executed}"
         )
+
+
+def _check_camera(feature: FeatureSpec, offered: ObservationSpec, policy: Any, env_name: str) -> None:
+    """Depth needs to know where its camera is, in the way the policy was trained."""
+    if feature.kind is not FeatureKind.DEPTH:
+        return
+    if offered[feature.key].camera is None:
+        raise InvalidObservation(
+            f"the policy reads '{feature.key}', but environment '{env_name}' states no calibration of that camera; "
+            "give its FeatureSpec a CameraModel"
+        )
+    pose = CAMERA_POSE + feature.key.removeprefix(DEPTH)
+    if pose in offered and pose not in policy.observation_spec:
+        raise InvalidObservation(
+            f"the camera of '{feature.key}' moves in environment '{env_name}', and the policy does not read '{pose}'; "
+            "train on data that has this key"
+        )
+
+
+@contextmanager
+def calibrated(policy: Any, observation_spec: ObservationSpec) -> Iterator[None]:
+    """Inside, the policy has the cameras' calibrations of ``observation_spec``; afterwards its own again.
+
+    A policy in training is saved after its evaluations, and its training data have the cameras they were recorded with.
+    """
+    own = policy.observation_spec
+    if not hasattr(policy, "calibrate"):
+        yield
+        return
+    policy.calibrate(observation_spec)
+    try:
+        yield
+    finally:
+        policy.calibrate(own)
 
 
 def observed_keys(policy: Any) -> tuple[str, ...]:

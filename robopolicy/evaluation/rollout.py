@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import GOAL, to_dict
-from robopolicy.evaluation.checks import check_fits, language_keys, observed_keys
+from robopolicy.evaluation.checks import calibrated, check_fits, language_keys, observed_keys
 from robopolicy.evaluation.progress import Progress
 from robopolicy.evaluation.provenance import git_commit, machine, package_versions, policy_hash
 from robopolicy.evaluation.record import EvaluationRecord, Timing
@@ -124,9 +125,10 @@ def evaluate(
         raise ConfigError("videos need a place: give out=PATH (on the command line: --out PATH)")
     config, stem = env_config(env), record_stem(out)
     queue = episode_list(episodes, base_seed)
-    with EpisodePool(config, workers, slots, timeout_s=timeout_s) as pool:
+    with EpisodePool(config, workers, slots, timeout_s=timeout_s) as pool, ExitStack() as during:
         told = pool.describe()
         check_fits(policy, told, config.name)
+        during.enter_context(calibrated(policy, told.observation_spec))
         pool.watch = Watch(policy.action_spec.n_obs_steps, observed_keys(policy), lazy)
         planner = BatchedPolicy(policy, base_seed, told.task)
         films = Videos(stem or Path(), queue, videos, told.task, told.fps, FILM_SIDE)

@@ -36,7 +36,8 @@ def select_features(
     if keys is None:
         keys = [f.key for f in spec.of_kind(*kinds)]
         if not keys:
-            raise ConfigError(f"nothing to observe: no {' and no '.join(k.value for k in kinds)} among {list(spec.keys)}")
+            wanted = " and no ".join(k.value for k in kinds)
+            raise ConfigError(f"nothing to observe: no {wanted} among {list(spec.keys)}")
     for key in keys:
         if key not in spec:
             raise ConfigError(f"observation_keys: '{key}' is not in the data" + did_you_mean(key, spec.keys))
