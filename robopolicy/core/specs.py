@@ -99,6 +99,20 @@ def kind_of_key(key: str) -> FeatureKind:
     return FeatureKind.STATE
 
 
+def goal_of(feature: FeatureSpec) -> FeatureSpec:
+    """The goal that mirrors an observed feature: the same numbers, as a later step should observe them."""
+    if feature.kind not in (FeatureKind.STATE, FeatureKind.IMAGE):
+        raise ConfigError(f"{feature.key}: a goal is a state or an image, not {feature.kind.value}; choose another key")
+    return dataclasses.replace(feature, key=GOAL + feature.key, kind=FeatureKind.GOAL, camera=None)
+
+
+def without_goal(feature: FeatureSpec) -> FeatureSpec:
+    """A goal as the state or image it is, under its own key; other features as they are."""
+    if feature.kind is not FeatureKind.GOAL:
+        return feature
+    return dataclasses.replace(feature, kind=FeatureKind.IMAGE if len(feature.shape) == 3 else FeatureKind.STATE)
+
+
 @dataclass(frozen=True)
 class ObservationSpec:
     """The features a policy reads, or an environment, dataset or robot offers, in a fixed order."""

@@ -8,6 +8,7 @@ starts from the spread that noisy data really have.  ``sigma_data`` is measured.
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Literal
 
@@ -41,6 +42,14 @@ class BesoConfig(SamplingConfig):
     """Denoising steps a chunk; 5 to 10 keep more of the spread of the data."""
     spacing: Literal["karras", "exponential", "linear"] = "exponential"
     """How the noise levels of the steps are spaced; a different spacing is a different decoder."""
+    goal_keys: tuple[str, ...] = ()
+    """Observed keys that are given as goals too, under ``goal.<key>``; empty is a policy without goals."""
+    goal_steps: int = 1
+    """Consecutive later steps that make up a goal."""
+    goal_dropout: float = 0.1
+    """Share of training samples whose goal is hidden, which teaches the same network to act without one."""
+    guidance: float = 1.0
+    """How much the goal counts when acting: 1 as learned, more is exaggerated (twice the work), 0 reads no goals."""
     gpt: GPTConfig = field(default_factory=GPTConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     unet: UnetConfig = field(default_factory=UnetConfig)
@@ -53,6 +62,14 @@ class BesoConfig(SamplingConfig):
             raise ConfigError(f"num_inference_steps must be >= 1, got {self.num_inference_steps}")
         if not 0 < self.sigma_min < self.sigma_max:
             raise ConfigError(f"expected 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if self.goal_steps < 1:
+            raise ConfigError(f"goal_steps must be >= 1, got {self.goal_steps}")
+        if not 0 <= self.goal_dropout <= 1:
+            raise ConfigError(f"goal_dropout must be a share in [0, 1], got {self.goal_dropout}")
+        if not 0 <= self.guidance < math.inf:
+            raise ConfigError(f"guidance must be a number >= 0, got {self.guidance}")
+        if len(set(self.goal_keys)) != len(self.goal_keys):
+            raise ConfigError(f"goal_keys names a key twice: {', '.join(self.goal_keys)}")
         for name in ("sigma_data", "rho", "density_scale"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class DenoisingPolicy(Policy):
     sampler: Sampler
     channels: Tensor | None
 
+    decoding_options: ClassVar[frozenset[str]] = frozenset(
+        {"sampler", "sampler_options", "num_inference_steps", "spacing", "clip"}
+    )
+
     def _finish(self, net: torch.nn.Module, precondition: Precondition) -> None:
         """Called by the head's constructor once its parts exist."""
         self.net, self.precondition, self.path = net, precondition, precondition.path
@@ -62,7 +66,7 @@ class DenoisingPolicy(Policy):
 
         Takes the sampler's options of the configuration; raises ``ConfigError`` for values that do not fit.
         """
-        allowed = {"sampler", "sampler_options", "num_inference_steps", "spacing", "clip"}
+        allowed = self.decoding_options
         if unknown := sorted(set(changes) - allowed):
             raise ConfigError(f"set_sampler: unknown option {', '.join(unknown)}; known: {', '.join(sorted(allowed))}")
         if "sampler" in changes and "sampler_options" not in changes:
@@ -97,6 +101,10 @@ class DenoisingPolicy(Policy):
 
     def predict(self, ctx: Features, z: Tensor, t: Tensor) -> Prediction:
         """One denoiser query at native state ``z`` ``(N, H, D)`` and time ``t`` (``()`` or ``(N,)``); unclipped."""
+        return self._query(ctx, z, t)
+
+    def _query(self, ctx: Features, z: Tensor, t: Tensor) -> Prediction:
+        """One call of the network."""
         out = self.net(self._enter(z, t), self.precondition.label(t), self.condition(ctx))
         return self._canonical(out, z, t)
 
@@ -110,14 +118,14 @@ class DenoisingPolicy(Policy):
 
     def _denoiser(self, ctx: Features) -> Callable[[Tensor, Tensor], Prediction]:
         if self.training or torch.is_grad_enabled() or not hasattr(self.net, "forward_cached"):
-            return lambda z, t: self.predict(ctx, z, t)
+            return lambda z, t: self._query(ctx, z, t)
         net, step_of = self.net, self._step_of
         cache = net.prepare(self.condition(ctx), self.precondition.label(self._times))
 
         def denoise(z: Tensor, t: Tensor) -> Prediction:
             step = step_of.get(t.item())
             if step is None:  # a solver that looks between grid points
-                return self.predict(ctx, z, t)
+                return self._query(ctx, z, t)
             return self._canonical(net.forward_cached(self._enter(z, t), step, cache), z, t)
 
         return denoise

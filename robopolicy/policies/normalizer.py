@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robopolicy.core.errors import ConfigError, did_you_mean
-from robopolicy.core.specs import FeatureStats
+from robopolicy.core.specs import GOAL, FeatureStats
 from robopolicy.policies.normalization_config import NormMode
 
 # Below this physical range a channel counts as constant, unless the statistics say otherwise themselves.
@@ -111,4 +111,4 @@ class Normalizer(nn.Module):
 
 
 def _slot(key: str) -> str:
-    return key.replace(".", "/")
+    return key.removeprefix(GOAL).replace(".", "/")  # a goal has the numbers of the key it mirrors
