@@ -2,20 +2,25 @@
 
     robopolicy collect panda_lift --episodes 100 --out data/panda_lift
     robopolicy collect panda_stack --episodes 200 --cameras front --image-size 84 84 --out data/stack
+    robopolicy collect panda_recall --episodes 300 --cameras --env.choices 3 --out data/recall
+    robopolicy collect panda_lift --depth --env.camera_yaw 20 --out data/lift_depth
 
 Executed actions are disturbed, recorded ones are not; only successes are kept.  Interrupted?  The same command goes on.
+--env.NAME VALUE sets an option of the environment; sim/tasks.yaml lists those of each.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from robopolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from robopolicy.sim.collect import Collected
+
+TAKES_REST = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,20 +36,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--noise", type=float, default=0.5, help="disturbance of the executed actions (0.5)")
     parser.add_argument("--cameras", nargs="*", help="cameras to record; none after the option records states only")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("H", "W"), help="picture size (96 96)")
-    parser.add_argument("--depth", action="store_true", help="record depth in metres too")
+    parser.add_argument(
+        "--depth", action="store_true", help="record depth in metres too, and the pose of the wrist camera"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Collect with a progress bar; prints how many were kept of how many tried."""
     from tqdm import tqdm
 
+    from robopolicy.cli.evaluate import rest_options
     from robopolicy.sim.collect import collect
     from robopolicy.sim.registry import EnvConfig
 
     name = args.env or args.name
     if name is None or (args.env and args.name and args.env != args.name):
         raise ConfigError("name one environment: robopolicy collect panda_lift --out FOLDER")
-    kwargs: dict[str, Any] = {}
+    kwargs, decoder = rest_options(args.rest, "collect")
+    if decoder:
+        raise ConfigError("collect runs a scripted expert: --sampler options belong to robopolicy evaluate")
     if args.cameras is not None:
         kwargs["cameras"] = args.cameras
     if args.image_size:

@@ -89,7 +89,7 @@ def print_record(record: EvaluationRecord, file: Path) -> None:
     print(f"record {file}")
 
 
-def rest_options(rest: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def rest_options(rest: Sequence[str], verb: str = "evaluate") -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the environment and of the sampler from ``--env.NAME VALUE`` and ``--sampler.NAME VALUE`` words.
 
     Values are YAML; ``96,96`` is a list.
@@ -99,7 +99,7 @@ def rest_options(rest: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     words, flags = split_arguments(rest)
     unknown = [*words, *(f"--{name}" for name in flags if not name.startswith(("env.", "sampler.")))]
     if unknown:
-        raise ConfigError(f"unknown argument {unknown[0]}; see robopolicy evaluate --help")
+        raise ConfigError(f"unknown argument {unknown[0]}; see robopolicy {verb} --help")
     env, sampler = {}, {}
     for name, text in flags.items():
         value = parse_value(text if "," not in text or text[:1] in "[{\"'" else f"[{text}]")

@@ -87,13 +87,17 @@ class Cameras:
 
     def calibration(self, camera: str, size: tuple[int, int]) -> CameraModel:
         """Pinhole model of a camera at this picture size, in the present state (the wrist camera moves)."""
-        index, (height, width) = self.index(camera), size
-        focal = height / 2 / np.tan(np.deg2rad(self._model.cam_fovy[index]) / 2)
+        height, width = size
+        focal = height / 2 / np.tan(np.deg2rad(self._model.cam_fovy[self.index(camera)]) / 2)
         intrinsics = np.array(((focal, 0, width / 2), (0, focal, height / 2), (0, 0, 1)), np.float64)
-        extrinsics = np.eye(4)
-        extrinsics[:3, :3] = self._data.cam_xmat[index].reshape(3, 3) @ _FLIP
-        extrinsics[:3, 3] = self._data.cam_xpos[index]
-        return CameraModel(tuple(intrinsics.ravel().tolist()), tuple(extrinsics.ravel().tolist()))
+        return CameraModel(tuple(intrinsics.ravel().tolist()), tuple(self.pose(camera).ravel().tolist()))
+
+    def pose(self, camera: str) -> np.ndarray:
+        """Present pose ``(4, 4)`` of a camera, camera to world, OpenCV axes, metres."""
+        index, pose = self.index(camera), np.eye(4)
+        pose[:3, :3] = self._data.cam_xmat[index].reshape(3, 3) @ _FLIP
+        pose[:3, 3] = self._data.cam_xpos[index]
+        return pose
 
     def close(self) -> None:
         """Free the GL context."""
@@ -112,6 +116,15 @@ def _close(cameras: weakref.ref[Cameras]) -> None:
     alive = cameras()
     if alive is not None:
         alive.close()
+
+
+def carry_round(model: mujoco.MjModel, camera: str, centre: np.ndarray, angle: float) -> None:
+    """Turn a fixed camera of ``model`` by ``angle`` radians about the vertical line through ``centre (2,)``, metres."""
+    index = model.camera(camera).id
+    c, s = np.cos(angle), np.sin(angle)
+    model.cam_pos[index, :2] = centre + np.array(((c, -s), (s, c))) @ (model.cam_pos[index, :2] - centre)
+    turn = np.array((np.cos(angle / 2), 0.0, 0.0, np.sin(angle / 2)))
+    mujoco.mju_mulQuat(model.cam_quat[index], turn, model.cam_quat[index].copy())
 
 
 def unproject(depth: np.ndarray, camera: CameraModel) -> np.ndarray:

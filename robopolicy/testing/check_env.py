@@ -23,7 +23,7 @@ from robopolicy.core.errors import (
     RobopolicyError,
     did_you_mean,
 )
-from robopolicy.core.specs import FeatureKind, FeatureSpec
+from robopolicy.core.specs import CAMERA_POSE, DEPTH, FeatureKind, FeatureSpec
 from robopolicy.sim.protocol import Env, StepResult
 from robopolicy.sim.registry import EnvConfig, env_config
 
@@ -146,6 +146,34 @@ def check_observations(env: Env, config: EnvConfig) -> None:
     env.observe()
     changed = [k for k in kept if not np.array_equal(kept[k], first[k])]
     require(not changed, f"an observation given out earlier was overwritten by later steps: {changed}")
+
+
+@rule
+def check_cameras(env: Env, config: EnvConfig) -> None:
+    """Depth comes with a calibration: fixed in the spec, or, of a moving camera, as a rigid pose at every step."""
+    spec = env.observation_spec
+    env.reset(SEEDS[0])
+    for feature in spec.of_kind(FeatureKind.POSE):
+        pose = env.observe([feature.key])[feature.key].astype(np.float64)
+        require(feature.shape == (4, 4), f"{feature.key}: expected shape (4, 4), got {feature.shape}")
+        require(rigid(pose), f"{feature.key}: no rigid camera-to-world pose: {pose.tolist()}")
+    for feature in spec.of_kind(FeatureKind.DEPTH):
+        camera, moving = feature.camera, CAMERA_POSE + feature.key.removeprefix(DEPTH) in spec
+        if camera is None:
+            raise EnvContractViolation(f"{feature.key}: depth without FeatureSpec.camera cannot be placed in the world")
+        k, pose = np.array(camera.intrinsics).reshape(3, 3), np.array(camera.extrinsics).reshape(4, 4)
+        sound = min(k[0, 0], k[1, 1]) > 0 and bool(np.array_equal(k[2], (0, 0, 1)))
+        require(sound, f"{feature.key}: these are no intrinsics in pixels: {k.tolist()}")
+        require(rigid(pose), f"{feature.key}: no rigid camera-to-world pose: {pose.tolist()}")
+        still = not moving or np.array_equal(pose, np.eye(4))
+        require(still, f"{feature.key}: its pose is observed, so the extrinsics of the spec must be the identity")
+
+
+def rigid(pose: np.ndarray) -> bool:
+    """Whether ``pose (4, 4)`` is a rotation and a shift."""
+    turn = pose[:3, :3]
+    orthogonal = np.allclose(turn @ turn.T, np.eye(3), atol=1e-5) and np.linalg.det(turn) > 0
+    return bool(orthogonal and np.array_equal(pose[3], (0.0, 0.0, 0.0, 1.0)))
 
 
 @rule

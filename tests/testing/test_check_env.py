@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from robopolicy.core.errors import ConfigError
+from robopolicy.core.specs import CAMERA_POSE, DEPTH, FeatureKind, FeatureSpec, ObservationSpec
 from robopolicy.sim.protocol import StepResult
 from robopolicy.sim.registry import EnvConfig
 from robopolicy.testing.check_env import RULES, EnvContractViolation, check_env
 from robopolicy.testing.envs import TOP, PointReach
+
+DRAWN = {"depth": True, "image_size": [48, 64]}
 
 
 @pytest.mark.parametrize(
@@ -19,8 +22,8 @@ from robopolicy.testing.envs import TOP, PointReach
     [
         EnvConfig("pusht"),
         *(
-            pytest.param(EnvConfig(n, {"depth": True, "image_size": [48, 64]}), marks=pytest.mark.render)
-            for n in ("panda_lift", "panda_push", "panda_stack")
+            pytest.param(EnvConfig(n, {**DRAWN, "camera_yaw": yaw}), marks=pytest.mark.render)
+            for n, yaw in (("panda_lift", 0), ("panda_push", 25), ("panda_stack", 0))
         ),
     ],
     ids=lambda c: c.name,
@@ -39,6 +42,12 @@ class Wrong(PointReach):
         Wrong.instances += 1
         self.instance, self.count = Wrong.instances, 0
         super().__init__(image=True)
+        more = {
+            "no calibration": FeatureSpec(DEPTH + "top", (1, 8, 8), FeatureKind.DEPTH),
+            "bent pose": FeatureSpec(CAMERA_POSE + "top", (4, 4), FeatureKind.POSE),
+        }
+        if fault in more:
+            self.observation_spec = ObservationSpec((*self.observation_spec.features, more[fault]))
 
     def reset(self, seed: int) -> None:
         super().reset(0 if self.fault == "one start" else seed)
@@ -51,6 +60,8 @@ class Wrong(PointReach):
     def observe(self, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
         if self.fault == "any key" and keys is not None:
             keys = [k for k in keys if k in self.observation_spec]
+        if self.fault == "bent pose" and keys == [CAMERA_POSE + "top"]:
+            return {keys[0]: np.ones((4, 4), np.float32)}
         obs = super().observe(keys)
         if self.fault == "float64":
             return {k: v.astype(np.float64) for k, v in obs.items()}
@@ -77,6 +88,8 @@ class Wrong(PointReach):
     [
         ("float64", "observations", "expected float32"),
         ("shape", "observations", "expected shape"),
+        ("no calibration", "cameras", "without FeatureSpec.camera"),
+        ("bent pose", "cameras", "no rigid"),
         ("any key", "unknown_key", "was not refused"),
         ("endless", "steps", "without an end"),
         ("no score", "steps", "max_reward"),

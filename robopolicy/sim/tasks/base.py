@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import mujoco
@@ -16,14 +17,25 @@ import numpy as np
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.seeding import generator
-from robopolicy.core.specs import DEPTH, ENVIRONMENT_STATE, IMAGES, STATE, FeatureKind, FeatureSpec, ObservationSpec
-from robopolicy.sim.arm import ACTION_SPACE, STATE_NAMES, PandaArm
+from robopolicy.core.specs import (
+    CAMERA_POSE,
+    DEPTH,
+    ENVIRONMENT_STATE,
+    IMAGES,
+    STATE,
+    CameraModel,
+    FeatureKind,
+    FeatureSpec,
+    ObservationSpec,
+)
+from robopolicy.sim.arm import ACTION_SPACE, HIGH, LOW, STATE_NAMES, PandaArm
 from robopolicy.sim.panda_model import scene
 from robopolicy.sim.protocol import Observation, StepResult, checked_action, checked_keys
-from robopolicy.sim.render import Cameras
+from robopolicy.sim.render import Cameras, carry_round
 
 FPS = 20.0
 HOLD = 5  # consecutive steps on which the goal must hold
+IDENTITY = tuple(np.eye(4).ravel().tolist())
 START_LOW = np.array((0.40, -0.08, 0.18, -0.2))  # tool pose at the start, uniform in this box
 START_HIGH = np.array((0.50, 0.08, 0.30, 0.2))
 
@@ -34,8 +46,11 @@ class PandaTask(ABC):
     Args:
         cameras: which of ``front`` and ``wrist`` the observation offers.
         image_size: height and width of every picture.
-        depth: also offer ``observation.depth.<camera>`` in metres.
+        depth: also offer ``observation.depth.<camera>`` in metres, and for the wrist camera, which moves,
+            ``observation.camera_pose.wrist``: its pose in the base frame at every step.
         max_steps: episode length; the task's own default if None.
+        camera_yaw: degrees by which the ``front`` camera is carried around the middle of the workspace, seen from above
+            against the clock; it keeps its distance and its aim.  For policies that are to stand a moved camera.
     """
 
     SCENE: ClassVar[str]
@@ -49,6 +64,7 @@ class PandaTask(ABC):
         image_size: tuple[int, int] = (96, 96),
         depth: bool = False,
         max_steps: int | None = None,
+        camera_yaw: float = 0.0,
     ) -> None:
         self.model = mujoco.MjModel.from_xml_path(str(scene(self.SCENE)))
         self.data = mujoco.MjData(self.model)
@@ -58,6 +74,8 @@ class PandaTask(ABC):
         self.fps, self.task = FPS, self.TASK
         self.max_steps = self.MAX_STEPS if max_steps is None else max_steps
         self._size = (int(image_size[0]), int(image_size[1]))
+        if camera_yaw:
+            carry_round(self.model, "front", (LOW[:2] + HIGH[:2]) / 2, math.radians(camera_yaw))
         mujoco.mj_forward(self.model, self.data)
         self.observation_spec = self._make_spec(tuple(cameras), depth)
         self.reset(0)
@@ -72,12 +90,15 @@ class PandaTask(ABC):
             ),
         ]
         for name in cameras:
-            # A camera on the wrist has no fixed pose; env.cameras.calibration("wrist", size) gives the present one.
             fixed = self.model.cam_bodyid[self.cameras.index(name)] == 0
-            camera = self.cameras.calibration(name, self._size) if fixed else None
+            camera: CameraModel | None = self.cameras.calibration(name, self._size)
+            if not fixed:  # its pose is an observation of its own, if it is offered at all
+                camera = replace(camera, extrinsics=IDENTITY) if camera is not None and depth else None
             features.append(FeatureSpec(IMAGES + name, (3, *self._size), FeatureKind.IMAGE, camera=camera))
             if depth:
                 features.append(FeatureSpec(DEPTH + name, (1, *self._size), FeatureKind.DEPTH, None, "m", camera))
+            if depth and not fixed:
+                features.append(FeatureSpec(CAMERA_POSE + name, (4, 4), FeatureKind.POSE, None, "m"))
         return ObservationSpec(tuple(features))
 
     @property
@@ -131,6 +152,8 @@ class PandaTask(ABC):
                 out[key] = np.array(self._environment_state(), np.float32)
             elif key.startswith(DEPTH):
                 out[key] = self.cameras.depth(key.removeprefix(DEPTH), self._size)[None]
+            elif key.startswith(CAMERA_POSE):
+                out[key] = self.cameras.pose(key.removeprefix(CAMERA_POSE)).astype(np.float32)
             else:
                 picture = self.cameras.colour(key.removeprefix(IMAGES), self._size)
                 out[key] = np.ascontiguousarray(picture.transpose(2, 0, 1))
