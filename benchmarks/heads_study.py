@@ -51,8 +51,8 @@ def _trainings() -> list[Training]:
         found.append(Training(f"push_{head}", "a", f"configs/panda_push/{head}.yaml", data, _budget(3000, batch)))
     for n_obs in HORIZONS:
         for head in ("diffusion", "seed_policy"):
-            layout = ("--policy.n_obs_steps", str(n_obs), "--policy.horizon", str(16 if n_obs < 16 else 24))
-            options = (*_budget(2000, 64 if head == "diffusion" else 5), *layout)
+            layout = ("--policy.n_obs_steps", str(n_obs), "--policy.horizon", str(n_obs + 6))
+            options = (*_budget(2000, 128 if head == "diffusion" else 8), *layout)
             preset = f"configs/panda_recall/{head}.yaml"
             found.append(Training(f"recall_{head}_{n_obs}", "c", preset, "panda_recall", options))
     for name, preset in (("rgb", "diffusion_rgb"), ("cloud", "diffusion_cloud")):
