@@ -26,9 +26,12 @@ class GaussianPath(ABC):
     """Base of all paths.
 
     ``discrete``: times are integers.  ``per_channel``: coefficients have a channel axis.  ``prior_std``: standard
-    deviation of the native state at the noisiest level.
+    deviation of the native state at the noisiest level.  ``clean_time``: native time of the clean level on paths whose
+    time is continuous; ``last_time``: the cleanest time a network may be asked about there (else ``None``).
     """
 
+    clean_time: float | None = None
+    last_time: float | None = None
     discrete: bool = False
     per_channel: bool = False
     prior_std: float = 1.0

@@ -27,6 +27,7 @@ class LinearFlow(GaussianPath):
         if noise_at not in (0, 1):
             raise ConfigError(f"noise_at must be 0 or 1, got {noise_at!r}")
         self.noise_at = int(noise_at)
+        self.clean_time = self.last_time = float(1 - self.noise_at)
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t if self.noise_at == 1 else t
@@ -51,5 +52,5 @@ class LinearFlow(GaussianPath):
     def grid(self, n_steps: int, spacing: str = "linear") -> Tensor:
         check_spacing(spacing, ("linear",))
         check_steps(n_steps)
-        sigma = torch.arange(n_steps, 0, -1, dtype=torch.float64) / n_steps
-        return (sigma if self.noise_at == 1 else 1 - sigma).float()
+        sigma = np.arange(n_steps, 0, -1, dtype=np.float64) / n_steps
+        return torch.from_numpy((sigma if self.noise_at == 1 else 1 - sigma).astype(np.float32))

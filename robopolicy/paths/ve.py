@@ -35,6 +35,7 @@ class VE(GaussianPath):
         if not (math.isfinite(data_std) and data_std >= 0):
             raise ConfigError(f"data_std must be a finite number >= 0, got {data_std}")
         self.prior_std = math.hypot(self.sigma_max, data_std)
+        self.clean_time, self.last_time = 0.0, self.sigma_min
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)

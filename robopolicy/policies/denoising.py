@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -40,6 +40,10 @@ class DenoisingPolicy(Policy):
     precondition: Precondition
     sampler: Sampler
     channels: Tensor | None
+    sampler_names: ClassVar[Mapping[str, str]] = {}
+    """What ``config.sampler`` means where a head's word for a sampler is not the registry's."""
+    lacks: frozenset[Cap] = frozenset()
+    """Capabilities that a head gives up, e.g. after distillation."""
 
     decoding_options: ClassVar[frozenset[str]] = frozenset(
         {"sampler", "sampler_options", "num_inference_steps", "spacing", "clip"}
@@ -54,10 +58,13 @@ class DenoisingPolicy(Policy):
         self._use_sampler(self.config)
 
     def _use_sampler(self, config: Any) -> None:
-        self.sampler = make_sampler(config.sampler, clip=config.clip_range, **config.sampler_options)
+        name = self.sampler_names.get(config.sampler, config.sampler)
+        self.sampler = make_sampler(name, clip=config.clip_range, **config.sampler_options)
         self._times = self.path.grid(config.num_inference_steps, config.spacing)
-        self._step_of = {t: i for i, t in enumerate(self._times.tolist())}
-        caps = {Cap.SAMPLE, Cap.SCORE, Cap.MEAN_DENOISER, Cap.TRAIN, Cap.GRAD_DECODE}
+        asked = self.sampler.asked(self.path, self._times)
+        self._labels = self.precondition.label(asked)  # networks recognise their table of times by the tensor
+        self._step_of = {t: i for i, t in enumerate(asked.tolist())}
+        caps = {Cap.SAMPLE, Cap.SCORE, Cap.MEAN_DENOISER, Cap.TRAIN, Cap.GRAD_DECODE} - self.lacks
         self.caps = frozenset(caps if self.sampler.stochastic else caps | {Cap.DECODE})
         self.config = config
 
@@ -91,6 +98,11 @@ class DenoisingPolicy(Policy):
     def tape_len(self) -> int:
         return self.sampler.tape_len(len(self._times))
 
+    @property
+    def denoiser_calls(self) -> int:
+        """Network queries that one ``decode`` costs."""
+        return self.sampler.queries(len(self._times))
+
     # ---------------------------------------------------------------------------------------------- inference
 
     def condition(self, ctx: Features) -> Tensor:
@@ -120,7 +132,7 @@ class DenoisingPolicy(Policy):
         if self.training or torch.is_grad_enabled() or not hasattr(self.net, "forward_cached"):
             return lambda z, t: self._query(ctx, z, t)
         net, step_of = self.net, self._step_of
-        cache = net.prepare(self.condition(ctx), self.precondition.label(self._times))
+        cache = net.prepare(self.condition(ctx), self._labels)
 
         def denoise(z: Tensor, t: Tensor) -> Prediction:
             step = step_of.get(t.item())

@@ -60,6 +60,7 @@ class FlowPolicy(DenoisingPolicy):
     """See the module; options in ``FlowConfig``."""
 
     name: ClassVar[str] = "flow"
+    sampler_names: ClassVar[Mapping[str, str]] = {"heun": "trapezoid"}  # Heun in the flow's own time, not EDM's
     config: FlowConfig
     path: LinearFlow
 

@@ -80,6 +80,14 @@ class Sampler(ABC):
         """Noise draws ``(H, D)`` per sample: one between consecutive levels, none into the clean one."""
         return n_steps - 1 if self.stochastic else 0
 
+    def queries(self, n_steps: int) -> int:
+        """How often a run over ``n_steps`` levels asks the denoiser."""
+        return n_steps
+
+    def asked(self, path: GaussianPath, times: Tensor) -> Tensor:
+        """The different times (CPU) at which a run over ``times`` asks the denoiser, so that they can be tabulated."""
+        return times
+
     @abstractmethod
     def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         """Columns of per-step coefficients, ``(n,)`` or ``(n, D)`` float64 each, in the order the loop reads them.

@@ -35,6 +35,9 @@ class Heun(Sampler):
         if self.space not in get_args(Space):
             raise ConfigError(f"space must be one of {', '.join(get_args(Space))}; got {self.space!r}")
 
+    def queries(self, n_steps: int) -> int:
+        return 2 * n_steps - 1
+
     def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         """Columns: predictor ``(x0, z)``, then what the corrector adds ``(x0, x0')``; the last step has none."""
         a, s, a2, s2 = levels.steps

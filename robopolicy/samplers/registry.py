@@ -14,6 +14,9 @@ SAMPLERS.add("ddim", "robopolicy.samplers.ddim:DDIM")
 SAMPLERS.add("dpmpp_2m", "robopolicy.samplers.dpmpp_2m:DPMpp2M")
 SAMPLERS.add("heun", "robopolicy.samplers.heun:Heun")
 SAMPLERS.add("euler", "robopolicy.samplers.euler:Euler")
+SAMPLERS.add("midpoint", "robopolicy.samplers.runge_kutta:Midpoint")
+SAMPLERS.add("trapezoid", "robopolicy.samplers.runge_kutta:Trapezoid")
+SAMPLERS.add("rk4", "robopolicy.samplers.runge_kutta:RungeKutta4")
 SAMPLERS.add("ancestral", "robopolicy.samplers.ancestral:Ancestral")
 
 
