@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +16,13 @@ class ActionChunk:
     """Physical actions ``(B, horizon, D)`` float32 and the time of every step.
 
     ``stamps`` ``(B, horizon)`` float64 seconds: ``stamps[:, exec_start]`` is the time of the newest observation.
+    ``info`` ``(B,)`` numbers by name: what the policy tells about each row's chunk, such as its energy.
     """
 
     actions: np.ndarray
     stamps: np.ndarray
     spec: ActionSpec
+    info: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         want = (self.spec.horizon, self.spec.dim)
@@ -29,13 +32,22 @@ class ActionChunk:
             raise InvalidChunk(f"chunk stamps: expected {self.actions.shape[:2]}, got {self.stamps.shape}")
         if not np.isfinite(self.actions).all():
             raise InvalidChunk("chunk actions are not finite; the policy or its normaliser is broken")
+        for key, values in self.info.items():
+            if values.shape != self.actions.shape[:1]:
+                raise InvalidChunk(f"chunk info '{key}': expected ({len(self.actions)},), got {values.shape}")
 
     @staticmethod
-    def stamped(actions: np.ndarray, spec: ActionSpec, observed_at: np.ndarray | float = 0.0) -> ActionChunk:
+    def stamped(
+        actions: np.ndarray,
+        spec: ActionSpec,
+        observed_at: np.ndarray | float = 0.0,
+        info: Mapping[str, np.ndarray] | None = None,
+    ) -> ActionChunk:
         """Chunk whose executed part starts at ``observed_at`` (seconds, scalar or ``(B,)``)."""
         start = np.broadcast_to(np.asarray(observed_at, np.float64), (len(actions),))
         offsets = (np.arange(spec.horizon) - spec.exec_start) * spec.dt
-        return ActionChunk(np.ascontiguousarray(actions, np.float32), start[:, None] + offsets, spec)
+        stamps = start[:, None] + offsets
+        return ActionChunk(np.ascontiguousarray(actions, np.float32), stamps, spec, info or {})
 
     @property
     def executable(self) -> np.ndarray:

@@ -195,7 +195,7 @@ class Policy(nn.Module, GenerativePolicy):
         return ActionChunk.stamped(actions.clip(self._low, self._high), self.action_spec, observed_at, info)
 
     def _decode_with_info(self, ctx: Features, latent: Tensor, tape: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
-        """``decode``, and what the head can tell about each row's chunk ``(N,)``, such as its energy (default: nothing)."""
+        """``decode``, and what the head can tell about each row's chunk, ``(N,)`` each (default: nothing)."""
         return self.decode(ctx, latent, tape=tape), {}
 
     def _names(self, rows: int, episodes: Sequence[Hashable] | None) -> Sequence[Hashable]:

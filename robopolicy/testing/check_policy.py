@@ -200,8 +200,10 @@ def check_capabilities(policy: Policy) -> None:
         ctx = policy.encode(obs)
         z = torch.zeros(2, *policy.latent_shape, device=policy.device)
         target = torch.zeros(2, policy.action_spec.horizon, policy.action_spec.dim, device=policy.device)
+        # A head without scores may have no noise levels to take one from.
+        t = policy.path.grid(1, policy.config.spacing)[0] if Cap.SCORE in policy.caps else target.new_zeros(())
         calls: dict[Cap, Callable[[], object]] = {
-            Cap.SCORE: lambda: policy.predict(ctx, z, policy.path.grid(1, policy.config.spacing)[0]),
+            Cap.SCORE: lambda: policy.predict(ctx, z, t),
             Cap.ENERGY: lambda: policy.energy(ctx, z),
             Cap.TRAIN: lambda: policy.supervised_loss(obs, target),
         }
