@@ -2,7 +2,7 @@
 
   robopolicy data info PATH               what is in it: episodes, keys, shapes, tasks, videos
   robopolicy data doctor PATH             find what is wrong with it, by episode and file (exit code 1 if anything is)
-  robopolicy data convert SRC OUT         Diffusion Policy zarr, robomimic HDF5 or LeRobot v2.x to LeRobot v3.0
+  robopolicy data convert SRC OUT         Diffusion Policy zarr, OGBench npz, robomimic HDF5 or LeRobot v2.x to v3.0
   robopolicy data view PATH               one HTML page with thumbnails and curves; --rerun for the Rerun viewer
 
 PATH is the folder of a LeRobot dataset (v2.0, v2.1 or v3.0); info and view also take a hub id such as lerobot/pusht.
@@ -40,12 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     doctor.add_argument("--repair", action="store_true", help=f"{mends}; data and videos are never touched")
 
     convert = verbs.add_parser("convert", help="convert to LeRobot v3.0 and verify every episode")
-    convert.add_argument("src", type=Path, help="zarr folder or zip, robomimic .hdf5, or LeRobot v2.x folder")
+    convert.add_argument("src", type=Path, help="zarr folder or zip, .npz, robomimic .hdf5, LeRobot v2.x folder")
     convert.add_argument("out", type=Path, help="folder of the new dataset; must not exist")
-    convert.add_argument("--format", choices=["zarr", "robomimic", "lerobot"], help="default: told from the source")
+    convert.add_argument(
+        "--format", choices=["zarr", "npz", "robomimic", "lerobot"], help="default: told from the source"
+    )
     convert.add_argument("--fps", type=float, help="rate in Hz, for formats that do not say it")
     convert.add_argument("--task", help="task sentence, for formats that do not say it")
-    convert.add_argument("--recipe", help="YAML file or shipped name: which zarr array becomes which key")
+    convert.add_argument("--recipe", help="YAML file or shipped name: which zarr or npz array becomes which key")
     convert.add_argument("--images", choices=["video", "png"], default="video", help="png keeps pixels exact")
 
     view = verbs.add_parser("view", help="write an HTML page, or a Rerun recording")

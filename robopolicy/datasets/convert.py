@@ -1,4 +1,4 @@
-"""Converts Diffusion Policy zarr, robomimic HDF5 and LeRobot v2.x into LeRobot v3.0, and proves that nothing changed.
+"""Converts Diffusion Policy zarr, OGBench npz, robomimic HDF5 and LeRobot v2.x into v3.0; proves that nothing changed.
 
 The new dataset is built beside its place, read back, and compared with the source episode by episode (hashes of all
 numbers and tasks, decoded images, bytes of videos taken over); only then does it appear under its name.
@@ -28,6 +28,7 @@ from robopolicy.datasets.writer import Writer
 
 # Mean absolute error of a frame, of 255, that lossy encoding may cause; a wrong frame is far above it.
 FRAME_ERROR = 8.0
+FORMATS = ("zarr", "npz", "robomimic", "lerobot")
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,32 @@ class Conversion:
 
 
 def guess_format(src: Path) -> str:
-    """``zarr``, ``robomimic`` or ``lerobot`` from the look of ``src``."""
+    """One of ``FORMATS``, from the look of ``src``."""
     if (src / "meta" / "info.json").is_file():
         return "lerobot"
     if src.suffix in (".hdf5", ".h5"):
         return "robomimic"
+    if src.suffix == ".npz":
+        return "npz"
     if src.name.endswith((".zarr", ".zarr.zip", ".zip")) or (src / ".zgroup").exists() or (src / "data").is_dir():
         return "zarr"
-    raise ConfigError(f"{src}: cannot tell its format; give --format zarr, robomimic or lerobot")
+    raise ConfigError(f"{src}: cannot tell its format; give --format {', '.join(FORMATS)}")
 
 
 def open_source(src: Path, format: str, recipe: str | None, fps: float | None, task: str | None) -> Source:
     """The source of a format by name."""
     if not src.exists():
         raise DatasetError(f"{src}: no such file or folder")
-    if recipe is not None and format != "zarr":
-        raise ConfigError(f"--recipe is for zarr sources, not for {format}")
+    if recipe is not None and format not in ("zarr", "npz"):
+        raise ConfigError(f"--recipe is for zarr and npz sources, not for {format}")
     if format == "zarr":
         from robopolicy.datasets.convert_zarr import ZarrSource
 
         return ZarrSource(src, load_recipe(recipe) if recipe else None, fps, task)
+    if format == "npz":
+        from robopolicy.datasets.convert_npz import NpzSource
+
+        return NpzSource(src, load_recipe(recipe) if recipe else None, fps, task)
     if format == "robomimic":
         from robopolicy.datasets.convert_robomimic import RobomimicSource
 
@@ -70,7 +77,7 @@ def open_source(src: Path, format: str, recipe: str | None, fps: float | None, t
         from robopolicy.datasets.convert_lerobot import LeRobotSource
 
         return LeRobotSource(src, fps, task)
-    raise ConfigError(f"unknown format '{format}'" + did_you_mean(format, ("zarr", "robomimic", "lerobot")))
+    raise ConfigError(f"unknown format '{format}'" + did_you_mean(format, FORMATS))
 
 
 def convert(

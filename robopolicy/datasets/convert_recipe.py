@@ -82,9 +82,9 @@ def _column(path: Path, key: str, entry: Any) -> Column:
     )
 
 
-def matching_recipe(shapes: Mapping[str, tuple[int, ...]]) -> Recipe | None:
-    """The shipped zarr recipe whose ``arrays`` are all there with these step shapes, if any."""
-    for path in sorted(resource("datasets/recipes").glob("*_zarr.yaml")):
+def matching_recipe(shapes: Mapping[str, tuple[int, ...]], format: str) -> Recipe | None:
+    """The shipped recipe for ``format`` whose ``arrays`` are all there with these step shapes, if any."""
+    for path in sorted(resource("datasets/recipes").glob(f"*_{format}.yaml")):
         recipe = load_recipe(str(path))
         if recipe.arrays and all(shapes.get(k) == v for k, v in recipe.arrays.items()):
             return recipe
