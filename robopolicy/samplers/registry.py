@@ -17,6 +17,9 @@ SAMPLERS.add("euler", "robopolicy.samplers.euler:Euler")
 SAMPLERS.add("midpoint", "robopolicy.samplers.runge_kutta:Midpoint")
 SAMPLERS.add("trapezoid", "robopolicy.samplers.runge_kutta:Trapezoid")
 SAMPLERS.add("rk4", "robopolicy.samplers.runge_kutta:RungeKutta4")
+SAMPLERS.add("dpm2", "robopolicy.samplers.dpm2:DPM2")
+SAMPLERS.add("dpmpp_2s", "robopolicy.samplers.dpmpp_2s:DPMpp2S")
+SAMPLERS.add("lms", "robopolicy.samplers.lms:LMS")
 SAMPLERS.add("ancestral", "robopolicy.samplers.ancestral:Ancestral")
 
 
