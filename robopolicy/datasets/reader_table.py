@@ -16,7 +16,7 @@ from robopolicy.datasets.reader_info import Info
 from robopolicy.datasets.reader_types import Defect, Episode, Feature, Layout
 
 # Features of more values a row than this are read when they are first asked for, each on its own.
-LARGE_ROW = 4096
+LARGE_ROW = 512
 
 
 class Columns(Mapping[str, np.ndarray]):
