@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from robopolicy.core.chunk import ActionChunk
 from robopolicy.core.errors import ConfigError, InvalidObservation, MissingCapability, RobopolicyError, did_you_mean
 from robopolicy.core.policy import Cap
+from robopolicy.encoders.memory import Memory
 from robopolicy.policies.base import Policy
 from robopolicy.policies.io import load_policy, save_policy
 from robopolicy.testing.bad_observations import bad_observations
@@ -82,7 +84,7 @@ def check_chunk(policy: Policy) -> None:
     low = -np.inf if space.low is None else np.array(space.low, np.float32)
     high = np.inf if space.high is None else np.array(space.high, np.float32)
     for batch in (1, 3, 2):
-        chunk = policy.act(random_observation(policy, batch, seed=batch), observed_at=5.0)
+        chunk = _act(policy, random_observation(policy, batch, seed=batch), observed_at=5.0)
         expect(chunk.actions.shape == (batch, policy.action_spec.horizon, space.dim), f"shape {chunk.actions.shape}")
         expect(chunk.actions.dtype == np.float32, f"dtype {chunk.actions.dtype}, expected float32")
         expect(np.isfinite(chunk.actions).all(), "non-finite actions")
@@ -98,7 +100,7 @@ def check_bad_input(policy: Policy) -> None:
     good = random_observation(policy, 2)
     for label, key, obs in bad_observations(good, policy.observation_spec):
         try:
-            policy.act(obs)
+            _act(policy, obs)
         except InvalidObservation as e:
             expect(key in str(e), f"'{label}' was refused without naming {key}: {e}")
             expect("nan" not in label.lower() or "index" in str(e), f"'{label}' was refused without an index: {e}")
@@ -114,11 +116,11 @@ def check_no_mutation(policy: Policy) -> None:
     """Observations are neither changed nor kept; read-only ones are accepted; extra keys do no harm."""
     obs = random_observation(policy, 2)
     before = {k: v.copy() for k, v in obs.items()}
-    first = policy.act(obs, keys(2)).actions
+    first = _act(policy, obs, keys(2)).actions
     expect(all(np.array_equal(obs[k], before[k]) for k in obs), "act() changed the observation")
     for value in obs.values():
         value.setflags(write=False)
-    again = policy.act({**obs, "observation.unknown": np.zeros(1)}, keys(2)).actions
+    again = _act(policy, {**obs, "observation.unknown": np.zeros(1)}, keys(2)).actions
     expect(np.array_equal(first, again), "read-only arrays or an extra key change the actions")
 
 
@@ -126,8 +128,8 @@ def check_no_mutation(policy: Policy) -> None:
 def check_mode(policy: Policy) -> None:
     """``act`` works in evaluation mode whatever the mode, and puts it back."""
     obs = random_observation(policy, 2)
-    quiet = policy.eval().act(obs, keys(2)).actions
-    loud = policy.train().act(obs, keys(2)).actions
+    quiet = _act(policy.eval(), obs, keys(2)).actions
+    loud = _act(policy.train(), obs, keys(2)).actions
     expect(policy.training, "act() switched training mode off")
     policy.eval()
     expect(np.array_equal(quiet, loud), "act() depends on the training mode: dropout, crops or BatchNorm are active")
@@ -140,14 +142,14 @@ def check_mode(policy: Policy) -> None:
 def check_seeds(policy: Policy) -> None:
     """Equal keys give equal chunks, other keys other chunks; without keys torch's seed decides."""
     obs = random_observation(policy, 2)
-    first = policy.act(obs, keys(2)).actions
-    expect(np.array_equal(first, policy.act(obs, keys(2)).actions), "equal noise keys give different chunks")
-    expect(not np.array_equal(first, policy.act(obs, [(8, 0), (8, 1)]).actions), "the noise keys have no effect")
+    first = _act(policy, obs, keys(2)).actions
+    expect(np.array_equal(first, _act(policy, obs, keys(2)).actions), "equal noise keys give different chunks")
+    expect(not np.array_equal(first, _act(policy, obs, [(8, 0), (8, 1)]).actions), "the noise keys have no effect")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        one, two = policy.act(obs).actions, policy.act(obs).actions
+        one, two = _act(policy, obs).actions, _act(policy, obs).actions
         torch.manual_seed(3)
-        expect(np.array_equal(one, policy.act(obs).actions), "torch.manual_seed does not reproduce act()")
+        expect(np.array_equal(one, _act(policy, obs).actions), "torch.manual_seed does not reproduce act()")
         expect(not np.array_equal(one, two), "two calls without keys share their noise")
 
 
@@ -155,9 +157,9 @@ def check_seeds(policy: Policy) -> None:
 def check_batch_equals_singles(policy: Policy) -> None:
     """A row's chunk does not depend on the other rows of its batch."""
     obs = random_observation(policy, 5)
-    together = policy.act(obs, keys(5)).actions
+    together = _act(policy, obs, keys(5)).actions
     alone = np.concatenate(
-        [policy.act({k: v[i : i + 1] for k, v in obs.items()}, keys(5)[i : i + 1]).actions for i in range(5)]
+        [_act(policy, {k: v[i : i + 1] for k, v in obs.items()}, keys(5)[i : i + 1]).actions for i in range(5)]
     )
     gap = float(np.abs(together - alone).max() / _span(policy))
     expect(gap <= BATCH_TOLERANCE, f"batch and singles differ by {gap:.2g} of the action range")
@@ -264,6 +266,70 @@ def check_latent(policy: Policy) -> None:
     expect(all(np.isfinite(v) for v in probe.values()), f"latent sensitivity is not finite: {probe}")
 
 
+# --------------------------------------------------------------------------------------------------- memory
+
+
+@rule
+def check_memory(policy: Policy) -> None:
+    """What a recurrent policy carries: a reset begins anew, each episode has its own, samples do not advance it."""
+    expect(policy.recurrent == policy.needs.chained, "recurrent policies, and no others, need chains of windows")
+    if not policy.recurrent:
+        return
+    plans = [random_observation(policy, 2, seed) for seed in range(3)]
+    names = ["a", "b"]
+    first = _episode(policy, plans, names)
+    expect(np.array_equal(first, _episode(policy, plans, names)), "after reset() an episode is not a new one")
+    policy.reset()
+    for obs in plans:
+        policy.act(obs, keys(2), episodes=names)
+    policy.reset(["a"])
+    mixed = policy.act(plans[0], keys(2), episodes=names).actions
+    expect(_near(policy, mixed[0], first[0, 0]), "reset(['a']) left something of episode a behind")
+    expect(len(policy.memories) == 2, f"two episodes, {len(policy.memories)} memories")
+    swapped = [{k: v[::-1].copy() for k, v in obs.items()} for obs in plans]
+    turned = _episode(policy, swapped, names[::-1], keys(2)[::-1])
+    expect(_near(policy, turned[:, ::-1], first), "an episode's chunks depend on the row it has, or on the other rows")
+    policy.reset()
+
+
+@rule
+def check_state(policy: Policy) -> None:
+    """The state keeps its size, is the same however many chunks are sampled, and unrolls over chains."""
+    if not policy.recurrent:
+        return
+    policy.reset()
+    memory, observed, states = None, [], []
+    with torch.no_grad():
+        for seed in range(50):
+            observed.append({k: torch.from_numpy(v) for k, v in random_observation(policy, 2, seed).items()})
+            ctx = policy.encode(observed[-1], memory)
+            states.append(ctx.extras["memory"])
+            memory = Memory(states[-1], torch.zeros(2, dtype=torch.bool, device=policy.device))
+        sizes = {tuple(s.shape) for s in states}
+        expect(sizes == {(2, *policy.blank_memory().shape)}, f"the state changes its size: {sizes}")
+        expect(bool(torch.isfinite(torch.stack(states)).all()), "the state is not finite after 50 plans")
+        before = states[-1].clone()
+        for samples in (1, 8):
+            policy.sample(ctx, samples, torch.Generator().manual_seed(0))
+            expect(torch.equal(ctx.extras["memory"], before), f"{samples} samples change the next state")
+        expect(not len(policy.memories), "encode() or sample() committed a state; only act() may")
+        chain = {k: torch.stack([o[k] for o in observed[:6]], 1).flatten(0, 1) for k in observed[0]}
+        rolled = policy._encode(policy.checker.check(chain), chain=6).extras["memory"].unflatten(0, (2, 6))
+        expect(_close(rolled, torch.stack(states[:6], 1)), "a chain unrolled in training differs from single plans")
+
+
+def _episode(policy: Policy, plans: list, names: list[str], noise_keys: list | None = None) -> np.ndarray:  # type: ignore[type-arg]
+    """Actions ``(plans, B, H, D)`` of whole episodes."""
+    policy.reset()
+    rows = [policy.act(obs, noise_keys or keys(2), episodes=names).actions for obs in plans]
+    policy.reset()
+    return np.stack(rows)
+
+
+def _near(policy: Policy, a: np.ndarray, b: np.ndarray) -> bool:
+    return float(np.abs(a - b).max()) <= BATCH_TOLERANCE * _span(policy)
+
+
 # ------------------------------------------------------------------------------------------------- training
 
 
@@ -301,13 +367,21 @@ def check_save_load(policy: Policy) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_policy(save_policy(policy, Path(folder) / "policy"), policy.device)
     expect(not loaded.training, "load_policy must give a policy in evaluation mode")
-    same = np.array_equal(policy.act(obs, keys(2)).actions, loaded.act(obs, keys(2)).actions)
+    same = np.array_equal(_act(policy, obs, keys(2)).actions, _act(loaded, obs, keys(2)).actions)
     expect(same, "the loaded policy acts differently")
     for name in ("config", "observation_spec", "action_spec", "stats", "caps"):
         expect(getattr(loaded, name) == getattr(policy, name), f"{name} did not survive saving")
 
 
 # -------------------------------------------------------------------------------------------------- helpers
+
+
+def _act(policy: Policy, *args: Any, **kwargs: Any) -> ActionChunk:
+    """``act`` as the first plan of new episodes, which is what rules compare."""
+    policy.reset()
+    chunk = policy.act(*args, **kwargs)
+    policy.reset()
+    return chunk
 
 
 def _tensors(policy: Policy, batch: int) -> dict[str, Any]:
