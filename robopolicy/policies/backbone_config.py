@@ -52,6 +52,30 @@ class TransformerConfig:
 
 
 @config_dataclass
+class DitConfig:
+    """Size of the diffusion transformer (adaLN-Zero); LeRobot's multi-task DiT has 6, 8 and 512."""
+
+    n_layer: int = 4
+    n_head: int = 4
+    n_emb: int = 256
+    step_embed_dim: int = 256
+    """Channels of the time embedding."""
+    dropout: float = 0.1
+    positions: bool = False
+    """Add learned positions to the rotary ones."""
+
+    def __post_init__(self) -> None:
+        if min(self.n_layer, self.n_head, self.n_emb) < 1:
+            raise ConfigError("n_layer, n_head and n_emb must be >= 1")
+        if self.n_emb % (2 * self.n_head):
+            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
+        if self.step_embed_dim < 4 or self.step_embed_dim % 2:
+            raise ConfigError(f"step_embed_dim must be even and >= 4, got {self.step_embed_dim}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+
+
+@config_dataclass
 class GPTConfig:
     """Size of the interleaved transformer of BESO."""
 

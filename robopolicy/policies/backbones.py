@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from robopolicy.core.errors import ConfigError
+from robopolicy.nets.dit import Dit
 from robopolicy.nets.dp_transformer import DPTransformer
 from robopolicy.nets.gpt import DiffusionGPT
 from robopolicy.nets.unet1d import ConditionalUnet1d
@@ -28,4 +29,6 @@ def make_backbone(config: Any, action_dim: int, step_dim: int, n_goals: int = 0)
     if config.backbone == "transformer":
         options = dataclasses.asdict(config.transformer)
         return DPTransformer(action_dim, step_dim, config.horizon, config.n_obs_steps, **options)
-    raise ConfigError(f"unknown backbone {config.backbone!r}; expected unet, transformer or gpt")
+    if config.backbone == "dit":
+        return Dit(action_dim, config.n_obs_steps * step_dim, config.horizon, **dataclasses.asdict(config.dit))
+    raise ConfigError(f"unknown backbone {config.backbone!r}; expected unet, transformer, dit or gpt")

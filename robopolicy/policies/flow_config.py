@@ -11,7 +11,7 @@ from typing import Literal
 
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
-from robopolicy.policies.backbone_config import TransformerConfig, UnetConfig
+from robopolicy.policies.backbone_config import DitConfig, TransformerConfig, UnetConfig
 from robopolicy.policies.chunk_config import SamplingConfig, check_unet_horizon
 
 
@@ -20,7 +20,7 @@ class FlowConfig(SamplingConfig):
     """Flow matching: a chunk of actions carried from noise to data along a learned velocity."""
 
     type: Literal["flow"] = "flow"
-    backbone: Literal["unet", "transformer"] = "unet"
+    backbone: Literal["unet", "transformer", "dit"] = "unet"
     noise_at: Literal[0, 1] = 0
     """Time of pure noise for `predict` and wrappers: 0 (papers) or 1 (openpi); weights and chunks are the same."""
     time_law: Literal["uniform", "beta", "logit_normal"] = "uniform"
@@ -37,6 +37,7 @@ class FlowConfig(SamplingConfig):
     """Range of the clean estimate in normalised units; null never clips (actions keep to their bounds anyway)."""
     unet: UnetConfig = field(default_factory=UnetConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    dit: DitConfig = field(default_factory=DitConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
