@@ -45,6 +45,8 @@ class ActorSizes:
     rotary_scale: float = 1.0
     dropout: float = 0.1
     gripper: bool = True
+    place_tokens: bool = False
+    """Add a linear map of its place to each scene token, so that attention can also carry places (not the paper's)."""
     parity: bool = False
     """Build the unused parts of the released network, and accept widths whose rotary pairs straddle heads."""
 
@@ -89,6 +91,7 @@ class SceneReader(nn.Module):
         super().__init__()
         self.sizes, dim = sizes, sizes.dim
         self.text_in = nn.Linear(sizes.text_dim, dim) if sizes.text_dim else None
+        self.place_in = nn.Linear(3, dim) if sizes.place_tokens else None
         layers = sizes.scene_layers if sizes.text_dim else 0
         self.scene_text = nn.ModuleList(TextLayer(dim, sizes.heads, sizes.dropout) for _ in range(layers))
         self.history_query = nn.Parameter(torch.randn(sizes.num_history, dim))
@@ -104,8 +107,12 @@ class SceneReader(nn.Module):
         out: Tensor = self.text_in(text)
         return out
 
-    def forward(self, tokens: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
-        """Scene tokens ``(B, N, C)`` after attending to ``text`` ``(B, S, C)``."""
+    def forward(
+        self, tokens: Tensor, positions: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> Tensor:
+        """Scene tokens ``(B, N, C)`` at normalised ``positions`` after attending to ``text`` ``(B, S, C)``."""
+        if self.place_in is not None:
+            tokens = tokens + self.place_in(positions)
         if text is not None:
             for layer in self.scene_text:
                 tokens = layer(tokens, text, _wide(text_mask))

@@ -2,7 +2,7 @@
 
 Source: 3D Diffuser Actor (Ke et al. 2024), section 5.4 of our spec; the modulation is AdaLN of DiT (Peebles & Xie 2023)
 started at zero.  Queries are modulated, keys and values never are, so they can be computed once per observation.
-Differs: text is attended to row by row of the batch (the released code mixes rows when B > 1) and padding can be masked.
+Differs: text is attended to row by row of a batch (the released code mixes rows) and its padding can be masked.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def check_rotary_width(dim: int, heads: int, straddle: bool = False) -> None:
         raise ConfigError(f"embed_dim={dim} must be a multiple of 6 and of heads={heads}; use e.g. 48, 96 or 192")
     if (dim // heads) % 2 and not straddle:
         raise ConfigError(
-            f"embed_dim={dim} with {heads} heads: {dim // heads} channels a head is odd, so rotary pairs straddle heads "
-            "and attention is no longer invariant to translation; use e.g. 48, 96 or 192, or set parity"
+            f"embed_dim={dim} with {heads} heads: {dim // heads} channels a head is odd, so rotary pairs straddle "
+            "heads and attention is no longer invariant to translation; use e.g. 48, 96 or 192, or set parity"
         )
 
 

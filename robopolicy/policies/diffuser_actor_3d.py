@@ -2,8 +2,8 @@
 
 Attention between poses and scene depends on differences of places only, so what was learned at one end of the table
 holds at the other.  Position and rotation are diffused with a schedule each, the gripper is classified.
-What differs: any sampler of ours (the paper's is ``ddpm`` over all levels), correct batches of text, cells without depth
-masked, and options to mend the paper's position schedule and position codes.
+What differs: any sampler of ours (the paper's is ``ddpm`` over all levels), correct batches of text, cells without
+depth masked, and options to mend the paper's position schedule and position codes.
 When to use: calibrated RGB-D cameras and actions that are poses; key poses for tasks made of a few still moments,
 trajectories otherwise.
 
@@ -113,6 +113,7 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
             rotary_scale=own.rotary_scale,
             dropout=own.dropout,
             gripper=own.pose.gripper is not None,
+            place_tokens=own.place_tokens,
             parity=own.parity,
         )
 
@@ -137,19 +138,20 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
         """Everything of the network that no noise level enters, so that samples and their steps share it."""
         inputs = self._inputs(checked)
         seen: Features = self.encoder(inputs)
-        assert seen.tokens is not None and seen.positions is not None
+        assert seen.tokens is not None
+        assert seen.positions is not None
         text, text_mask = words(seen.extras, self.config.mask_text)
         if text is not None:
             text = self.reader.read_text(text)
-        tokens = self.reader(seen.tokens, text, text_mask)
         # Where nothing at all was seen, attending to the empty tokens beats attending to nothing, which is NaN.
         valid = seen.extras[VALID] | ~seen.extras[VALID].any(1, keepdim=True)
-        places = checked[self.config.position_key][..., list(self.config.position_channels)].to(tokens)
-        points, origin = seen.positions.to(tokens), None
+        points, origin = seen.positions, None
+        places = checked[self.config.position_key][..., list(self.config.position_channels)].to(points)
         if self.config.relative:
             origin = places[:, -1:]
             points, places = points - origin, places - origin
         positions = self.codec.place(points)
+        tokens = self.reader(seen.tokens, positions, text, text_mask)
         state = None
         if self.config.use_state:
             vectors = self.observation_spec.of_kind(FeatureKind.STATE)
@@ -161,7 +163,8 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
 
     @staticmethod
     def _scene(ctx: Features) -> SceneTokens:
-        assert ctx.tokens is not None and ctx.positions is not None
+        assert ctx.tokens is not None
+        assert ctx.positions is not None
         extras = ctx.extras
         text, mask = extras.get("text"), extras.get("text_mask")
         return SceneTokens(ctx.tokens, ctx.positions, extras[HISTORY], extras[SUBSET], extras[VALID], text, mask)
@@ -200,7 +203,7 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
         return torch.randint(self.config.denoise_steps, (n,), generator=generator, device=device)
 
     def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
-        """Weighted sum ``(B,)`` of L1 errors of the position and the rotation noise, and the gripper's cross-entropy."""
+        """Weighted sum ``(B,)``: L1 errors of position and rotation noise, and the gripper's cross-entropy."""
         t = noise["t"].to(target.device, non_blocking=True)
         eps = noise["eps"].to(target, non_blocking=True)
         pose, opening = self.codec.encode(self.norm.to_phys(target), features.extras.get(ORIGIN))

@@ -1,8 +1,8 @@
 """Options of the 3D Diffuser Actor head (no torch here: the command line reads this class).
 
 Defaults: the released code's losses, schedules and depths (sections 5 to 7 of the spec), with its trajectory width, few
-DDIM steps instead of one a training level, text padding masked, and a ResNet-18 where the paper has a frozen CLIP trunk,
-because nothing is ever downloaded (``scene.backbone: clip_rn50`` with ``scene.weights`` is the paper's).
+DDIM steps instead of one a training level, text padding masked, and a ResNet-18 where the paper has a frozen CLIP
+trunk, because nothing is ever downloaded (``scene.backbone: clip_rn50`` with ``scene.weights`` is the paper's).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class DiffuserActor3dConfig(SamplingConfig):
     """Observation whose first three channels (or ``position_channels``) are the gripper's x, y, z in metres."""
     position_channels: tuple[int, int, int] = (0, 1, 2)
     use_state: bool = False
-    """Also tell the network all low-dimensional observations. The paper's sees the gripper's positions only, neither its
-    rotation nor its opening."""
+    """Also tell the network all low-dimensional observations. The paper's sees the gripper's positions only,
+    neither its rotation nor its opening."""
     scene: SceneConfig = field(default_factory=lambda: SceneConfig(backbone="resnet18"))
     """How RGB-D cameras become tokens."""
     lang_cross: bool = False
@@ -64,6 +64,9 @@ class DiffuserActor3dConfig(SamplingConfig):
     """Slowest to fastest turn of the position code; 100 lets more channels tell places apart (not the paper's)."""
     rotary_scale: float = 1.0
     """Factor on normalised coordinates before they are coded."""
+    place_tokens: bool = False
+    """Add a linear map of its place to each scene token. Attention then carries places and not only differences of
+    them: small networks learn sooner, and the scene is no longer seen invariantly to translation (not the paper's)."""
     denoise_steps: int = 100
     """Noise levels T."""
     pos_schedule: Schedule = "scaled_linear"

@@ -69,7 +69,7 @@ def matrix_to_quaternion(matrix: Tensor, order: str = "wxyz") -> Tensor:
 
 
 def matrix_of_yaw(yaw: Tensor) -> Tensor:
-    """Matrices ``(..., 3, 3)`` of a tool that points down and is turned by ``yaw`` ``(...)`` about the vertical, radians.
+    """Matrices ``(..., 3, 3)`` of a tool that points down, turned by ``yaw`` ``(...)`` radians.
 
     Columns: ``(cos, sin, 0)``, ``(sin, -cos, 0)``, ``(0, 0, -1)``.
     """
@@ -86,7 +86,7 @@ def matrix_to_yaw(matrix: Tensor) -> Tensor:
 
 
 class PoseCodec(nn.Module):
-    """Between physical actions ``(..., D)`` and normalised poses ``(..., 9)`` with the gripper's opening ``(...)`` apart.
+    """Between physical actions ``(..., D)``, and normalised poses ``(..., 9)`` with the gripper's opening apart.
 
     Positions are mapped to [-1, 1] per axis by the workspace ``low`` and ``high``, whose axes may differ; nothing is
     clipped.  The gripper's closed and open values are the action's minimum and maximum.
@@ -126,7 +126,7 @@ class PoseCodec(nn.Module):
         return (place + 1) / 2 * (self.high - self.low) + self.low
 
     def encode(self, action: Tensor, origin: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pose ``(..., 9)`` and opening ``(...)`` in 0..1 of physical actions; ``origin`` ``(..., 3)`` is subtracted."""
+        """Pose ``(..., 9)`` and opening ``(...)`` 0..1 of physical actions seen from ``origin`` ``(..., 3)``."""
         xyz = action[..., list(self.layout.position)]
         pose = torch.cat((self.place(xyz if origin is None else xyz - origin), self._six(action)), dim=-1)
         return pose, self._opening(action)
