@@ -109,6 +109,12 @@ class EvaluationRecord:
             "chunk_ms_p50": self.timing.chunk_ms.get("p50", math.nan),
         }
 
+    @property
+    def info(self) -> dict[str, Mean]:
+        """Means over episodes of what the policy told about its chunks, such as their energy."""
+        keys = sorted({key for e in self.scored for key in e.info})
+        return {key: mean_interval([e.info[key] for e in self.scored if key in e.info]) for key in keys}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the fields and, for other programs, the totals."""
         body = dataclasses.asdict(self)
@@ -120,6 +126,7 @@ class EvaluationRecord:
                 k: {a: _finite(b) for a, b in dataclasses.asdict(getattr(self, k)).items()}
                 for k in ("max_reward", "length")
             },
+            "info": {k: {a: _finite(b) for a, b in dataclasses.asdict(m).items()} for k, m in self.info.items()},
         }
         return body
 

@@ -14,8 +14,10 @@ from robopolicy import __version__
 from robopolicy.core.io import write_atomic
 from robopolicy.evaluation.figures import SECOND, Curve, line_figure, smoothed
 from robopolicy.evaluation.run_data import Evaluation, RunData, read_run
+from robopolicy.evaluation.uncertainty import auroc, scores_of, success_of_certain
 
 FILM_BUDGET = 24 << 20  # bytes of video in one page; more makes browsers slow
+ENERGY = "energy"
 MAX_FILMS = 7  # the grid and six episodes
 
 
@@ -77,6 +79,7 @@ def _newest_with_films(data: RunData) -> Evaluation | None:
 def plots(data: RunData) -> Iterator[Plot]:
     """Curves of the run, those that have data."""
     yield from _evaluation_plots(data)
+    yield from _uncertainty_plots(data)
     steps, loss = data.series("train", "loss")
     if steps:
         curves = [
@@ -121,6 +124,20 @@ def _evaluation_plots(data: RunData) -> Iterator[Plot]:
         yield Plot("Maximum reward while training", svg, f"{m[-1].n} episodes a point, 95 % t interval.")
 
 
+def _uncertainty_plots(data: RunData) -> Iterator[Plot]:
+    """Success of the headline's most certain episodes, for policies that tell an energy."""
+    if data.headline is None or ENERGY not in data.headline.record.info:
+        return
+    scores, failed = scores_of(data.headline.record, ENERGY)
+    kept, rate = success_of_certain(scores, failed)
+    title = "Success of the most certain episodes"
+    area = auroc(scores, failed)
+    told = "no AUROC: all episodes ended alike" if area != area else f"AUROC of high energy for failure {area:.3f}"
+    note = f"{len(scores)} episodes from the lowest mean energy to the highest; {told}."
+    curve = Curve([100 * k for k in kept], rate, colour=SECOND)
+    yield Plot(title, line_figure(title, [curve], "episodes kept, %", "success rate", limits=(-0.03, 1.03)), note)
+
+
 def facts(data: RunData) -> Iterator[tuple[str, str]]:
     """Short facts under the title."""
     policy, dataset = data.config.get("policy") or {}, data.config.get("dataset") or {}
@@ -138,6 +155,7 @@ def facts(data: RunData) -> Iterator[tuple[str, str]]:
     if data.headline is not None:
         record = data.headline.record
         yield "environment", str(record.env["name"])
+        yield from ((f"mean {key.replace('_', ' ')}", f"{m.mean:.3g}") for key, m in record.info.items())
         yield "chunk latency p50", f"{record.timing.chunk_ms.get('p50', 0):.1f} ms for {record.timing.rows:.1f} rows"
 
 

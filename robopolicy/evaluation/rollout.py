@@ -40,6 +40,7 @@ class BatchedPolicy:
         self._recurrent = bool(getattr(policy, "recurrent", False))
         self.seconds: list[float] = []
         self.rows: list[int] = []
+        self.told: dict[int, list[dict[str, float]]] = {}  # by episode: the info of its chunks
         self._example: dict[str, Any] = {}
 
     def __call__(self, batch: Batch) -> np.ndarray:
@@ -53,10 +54,23 @@ class BatchedPolicy:
             self._example = {k: v[:1] for k, v in obs.items()}
         keys = [(self._base_seed, e.index, c) for e, c in zip(batch.episodes, batch.chunks, strict=True)]
         carried = self._carried(batch)
-        actions: np.ndarray = self._policy.act(obs, noise_keys=keys, **carried).executable
+        chunk = self._policy.act(obs, noise_keys=keys, **carried)
+        actions: np.ndarray = chunk.executable
         self.seconds.append(time.perf_counter() - start)
         self.rows.append(len(batch))
+        self._note(batch, chunk.info)
         return actions
+
+    def _note(self, batch: Batch, info: Mapping[str, np.ndarray]) -> None:
+        for row, (episode, number) in enumerate(zip(batch.episodes, batch.chunks, strict=True)):
+            told = self.told.setdefault(episode.index, [])
+            del told[number:]  # an episode that is tried again begins anew
+            told.append({key: float(values[row]) for key, values in info.items()})
+
+    def info(self, episode: int) -> dict[str, float]:
+        """What the policy told about an episode's chunks, averaged."""
+        told = self.told.get(episode) or [{}]
+        return {key: float(np.mean([t[key] for t in told])) for key in told[0]}
 
     def _carried(self, batch: Batch) -> dict[str, Any]:
         """Whose memory each row reads and writes; an episode begins, or is tried again, at chunk 0."""
@@ -134,6 +148,7 @@ def evaluate(
         films = Videos(stem or Path(), queue, videos, told.task, told.fps, FILM_SIDE)
         policy.reset()
         results, wall = _run(pool, queue, planner, films, progress, on_finish)
+        results = [dataclasses.replace(r, info=planner.info(r.index)) if r.status == "ok" else r for r in results]
         renderer = pool.describe().renderer
     record = EvaluationRecord(
         env={"name": config.name, "kwargs": to_dict(config.kwargs)},

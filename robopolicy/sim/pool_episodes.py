@@ -54,7 +54,8 @@ class EpisodeResult:
 
     ``first_success_step`` counts executed actions (the frame of that number in a video shows it; the reset is frame 0).
     ``status`` is ``error`` when the simulator, not the policy, failed; such an episode has no score.  ``wall_s`` is
-    simulation time in the worker, ``attempts`` how often it was started.
+    simulation time in the worker, ``attempts`` how often it was started.  ``info``: means over the episode's chunks of
+    what the policy told about them.
     """
 
     index: int
@@ -70,6 +71,7 @@ class EpisodeResult:
     wall_s: float = 0.0
     attempts: int = 1
     error: str | None = None
+    info: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
