@@ -15,7 +15,7 @@ trajectories otherwise.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,13 +95,13 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
             raise ConfigError(f"position_key: '{key}' of shape {feature.shape} has no channels {channels}")
 
     def _sizes(self) -> ActorSizes:
-        own = self.config
+        own, encoder = self.config, cast(ActorEncoder, self.encoder)
         states = sum(f.shape[0] for f in self.observation_spec.of_kind(FeatureKind.STATE))
         return ActorSizes(
             dim=own.embed_dim,
             heads=own.heads,
             num_history=own.n_obs_steps,
-            text_dim=self.encoder.text_dim,
+            text_dim=encoder.text_dim,
             text_in_blocks=own.lang_cross,
             state_dim=own.n_obs_steps * states if own.use_state else 0,
             scene_layers=own.scene_layers,
