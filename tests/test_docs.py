@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from robopolicy.testing.datasets import make_tiny_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,6 +46,41 @@ def test_add_a_task_runs_as_printed(tmp_path):
     collected = subprocess.run([sys.executable, *command], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert collected.returncode == 0, collected.stderr[-2000:]
     assert "3 demonstrations" in collected.stdout + collected.stderr
+
+
+@pytest.mark.slow
+def test_add_a_head_runs_as_printed(tmp_path):
+    head, check = blocks(ROOT / "docs/add_a_head.md", "python")
+    body = [line for line in head.splitlines() if line.strip()]
+    assert len(body) <= 65, "the example promises to be short"
+    (tmp_path / "imle_head.py").write_text(head)
+    (tmp_path / "check.py").write_text(check)
+    preset = {
+        "dataset": {"path": "data", "val_ratio": 0.0},
+        "policy": {"type": "imle", "horizon": 8, "n_action_steps": 4, "unet": {"down_dims": [16, 32]}},
+        "steps": 5,
+        "batch_size": 8,
+        "device": "cpu",
+    }
+    preset["policy"]["observation_keys"] = ["observation.state"]
+    (tmp_path / "imle.yaml").write_text(yaml.safe_dump(preset))
+    make_tiny_dataset(tmp_path / "data", cameras=0)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "ROBOPOLICY_PLUGINS": "imle_head"}
+
+    def run(*words: str, **changes: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env={**env, **changes}, capture_output=True, text=True, check=False
+        )
+
+    checked = run("check.py")
+    assert checked.returncode == 0, checked.stderr[-2000:]
+    assert "rules hold" in checked.stdout
+    trained = run("-m", "robopolicy", "train", "imle.yaml", "--run_dir", "run")
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    load = "import robopolicy; print(type(robopolicy.load('run')).__name__)"
+    assert run("-c", load).stdout.strip() == "ImlePolicy"
+    unknown = run("-c", load, ROBOPOLICY_PLUGINS="")
+    assert "unknown policy type 'imle'" in unknown.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

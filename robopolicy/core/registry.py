@@ -1,14 +1,29 @@
-"""Names to things, loaded when first asked for, with a near-miss hint when the name is unknown."""
+"""Names to things, loaded when first asked for, with a near-miss hint when the name is unknown.
+
+Your own heads, samplers or experts register themselves when their module is imported.  ``ROBOPOLICY_PLUGINS`` names
+such modules (comma-separated) for the command line; files never do, so a checkpoint cannot choose what is imported.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from robopolicy.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
+PLUGINS = "ROBOPOLICY_PLUGINS"
+
+
+def load_plugins() -> None:
+    """Import the modules that ``ROBOPOLICY_PLUGINS`` names (once each; later calls cost nothing)."""
+    for name in filter(None, (n.strip() for n in os.environ.get(PLUGINS, "").split(","))):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            raise ConfigError(f"{PLUGINS} names '{name}', but there is no module '{e.name}' on PYTHONPATH") from e
 
 
 class Registry:
@@ -35,7 +50,7 @@ class Registry:
 
     def get(self, name: str) -> Any:
         """The registered object; raises ``ConfigError`` with the nearest name."""
-        if name not in self._entries:
+        if name not in self:
             raise ConfigError(f"unknown {self.what} '{name}'" + did_you_mean(name, self._entries))
         target = self._entries[name]
         if isinstance(target, str):
@@ -47,4 +62,6 @@ class Registry:
         return iter(sorted(self._entries))
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._entries:
+            load_plugins()
         return name in self._entries
