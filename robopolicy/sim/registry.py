@@ -11,7 +11,9 @@ from robopolicy.core.errors import ConfigError, EnvUnavailable, did_you_mean
 from robopolicy.core.registry import Registry
 from robopolicy.sim.protocol import Env
 
+EXTRAS = {"ogbench": "ogbench", "dm_control": "ogbench"}  # packages that come with another extra than [sim]
 ENVS = Registry("environment")
+ENVS.add("ogbench_cube", "robopolicy.sim.ogbench:OgbenchCube")
 ENVS.add("panda_lift", "robopolicy.sim.tasks.lift:PandaLift")
 ENVS.add("panda_push", "robopolicy.sim.tasks.push:PandaPush")
 ENVS.add("panda_recall", "robopolicy.sim.tasks.recall:PandaRecall")
@@ -56,8 +58,9 @@ def make_env(name: str, **kwargs: Any) -> Env:
     try:
         cls = ENVS.get(name)
     except ModuleNotFoundError as e:
+        extra = EXTRAS.get(str(e.name).partition(".")[0], "sim")
         raise EnvUnavailable(
-            f"environment '{name}' needs the package '{e.name}': pip install \"robopolicy[sim]\""
+            f"environment '{name}' needs the package '{e.name}': pip install \"robopolicy[{extra}]\""
         ) from e
     known = _arguments(cls)
     for key in kwargs:
