@@ -6,6 +6,7 @@ copied per sample in Python; low-dimensional columns are contiguous arrays, imag
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,9 +15,11 @@ import numpy as np
 
 from robopolicy.core.errors import ConfigError, DatasetError, did_you_mean
 from robopolicy.core.needs import WindowNeeds
-from robopolicy.core.specs import ACTION, TASK, FeatureKind, ObservationSpec
+from robopolicy.core.specs import ACTION, ACTION_IS_PAD, TASK, FeatureKind, ObservationSpec
 from robopolicy.datasets.cache import FrameCache
 from robopolicy.datasets.goals import Goals, goal_keys
+from robopolicy.datasets.keypose_config import KeyposeConfig
+from robopolicy.datasets.keyposes import Keyposes
 from robopolicy.datasets.reader import Reader
 from robopolicy.datasets.reader_types import Episode
 from robopolicy.datasets.windows_index import Anchors, ShortEpisodes, all_anchors, clamp_rows, diffusion_anchors
@@ -44,7 +47,9 @@ class Windows:
         extra_keys: further columns gathered over the action window, such as "next.reward".
         progress: show a progress bar while frames are decoded for the first time.
         needs: what else the policy asks for: with ``goal_steps`` every goal feature of the spec is gathered from later
-            frames of the key that it mirrors (see ``goals``).  Chains are ``chains.ChainedWindows``.
+            frames of the key that it mirrors (see ``goals``); with ``keyposes`` all actions of a window are the one
+            at the next key pose after its newest observation.  Chains are ``chains.ChainedWindows``.
+        keyposes: which frames are key poses.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Windows:
         extra_keys: Sequence[str] = (),
         progress: bool = True,
         needs: WindowNeeds = PLAIN,
+        keyposes: KeyposeConfig | None = None,
     ) -> None:
         if min(n_obs_steps, horizon, n_action_steps) < 1:
             raise ConfigError(
@@ -97,6 +103,7 @@ class Windows:
         self._sources = {key: self._source(key, key) for key in self._deltas}
         goals = {key: self._source(recorded, key) for key, recorded in mirrored.items()}
         self._goals = Goals(goals, needs.goal_steps) if needs.goal_steps else None
+        self._keyposes = Keyposes(reader, self.episodes, keyposes or KeyposeConfig()) if needs.keyposes else None
         self._bookkeeping = {"index": reader.numbers("index"), "episode_index": reader.numbers("episode_index")}
         self._tasks = _task_sentences(reader) if TASK in observation_spec else None
 
@@ -111,7 +118,10 @@ class Windows:
     @property
     def layout(self) -> dict[str, int]:
         """What a continued run must find again."""
-        return {"windows": len(self)}
+        layout = {"windows": len(self)}
+        if self._keyposes is not None:
+            layout["keyposes"] = zlib.crc32(self._keyposes.next_row.tobytes())
+        return layout
 
     def gather(
         self, indices: np.ndarray, draws: np.ndarray | None = None, futures: np.ndarray | None = None
@@ -141,6 +151,9 @@ class Windows:
             batch[key] = self._bookkeeping[key][anchor]
         if self._tasks is not None:
             batch[TASK] = self._tasks[anchor]
+        if self._keyposes is not None:
+            rows = np.broadcast_to(self._keyposes.next_row[anchor][:, None], batch[ACTION_IS_PAD].shape)
+            batch |= {ACTION: self._sources[ACTION][rows], ACTION_IS_PAD: np.zeros(rows.shape, bool)}
         if self._goals is not None:
             after = indices if futures is None else np.asarray(futures, dtype=np.int64)
             batch |= self._goals.gather(self.anchors.row[after], self.anchors.last[after], draws)

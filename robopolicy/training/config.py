@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
+from robopolicy.datasets.keypose_config import KeyposeConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -36,6 +37,8 @@ class DatasetConfig:
     """Height and width to which every camera is resized, once; null = as recorded."""
     short_episodes: Literal["drop", "pad"] = "drop"
     """Episodes shorter than any window: left out, or used with their last action repeated."""
+    keyposes: KeyposeConfig = Field(default_factory=KeyposeConfig)
+    """Which frames are key poses, for policies that predict the next one."""
     cache_dir: str | None = None
     """Where decoded frames are kept; null = the reader's default."""
 
@@ -66,10 +69,12 @@ class EMAConfig:
 
     enabled: bool = True
     """Keep an average at all."""
+    schedule: Literal["power", "ratio"] = "power"
+    """power: 1 - (1 + n / inv_gamma) ** -power after n updates; ratio: (1 + n) / (10 + n), BESO's (max_decay 0.999)."""
     power: float = 0.75
-    """Decay after n updates is 1 - (1 + n / inv_gamma) ** -power."""
+    """Exponent of the power schedule."""
     inv_gamma: Annotated[float, Field(gt=0)] = 1.0
-    """Time scale of the warm-up of the decay."""
+    """Time scale of the power schedule, updates."""
     min_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Lower bound of the decay."""
     max_decay: Annotated[float, Field(ge=0, le=1)] = 0.9999

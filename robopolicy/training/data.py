@@ -71,6 +71,7 @@ class Demonstrations:
             cache_dir=self.config.cache_dir,
             short_episodes=self.config.short_episodes,
             needs=needs,
+            keyposes=self.config.keyposes,
         )
         if not needs.chained:
             return windows
