@@ -1,8 +1,9 @@
 """Exponential moving average of a policy's weights.
 
-Source: Diffusion Policy's EMA warm-up (power 0.75; spec section 5.1).  Differs from the reference: the counter is part
-of the checkpoint, frozen and BatchNorm tensors and all buffers follow the live model instead of going stale, and one
-fused interpolation does all tensors.  Use always for diffusion heads; the average is what is evaluated and saved.
+Source: Diffusion Policy's EMA warm-up (power 0.75; spec section 5.1), or BESO's.  Differs from the reference: the
+counter is part of the checkpoint, frozen and BatchNorm tensors and all buffers follow the live model instead of going
+stale, and one fused interpolation does all tensors.  Use always for diffusion heads; the average is what is evaluated
+and saved.
 """
 
 from __future__ import annotations
@@ -20,7 +21,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def ema_decay(call: int, config: EMAConfig) -> float:
-    """Decay of the ``call``-th update, counted from 0: 0, 0, 0.405396, 0.561309, ..."""
+    """Decay of the ``call``-th update, counted from 0: 0, 0, 0.405396, 0.561309, ...
+
+    The ratio schedule counts updates from 1: 2/11, 3/12, ... (BESO's released code; spec section 5).
+    """
+    if config.schedule == "ratio":
+        return min(max((2.0 + call) / (11.0 + call), config.min_decay), config.max_decay)
     step = max(0, call - 1)
     if step == 0:
         return 0.0

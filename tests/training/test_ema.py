@@ -23,6 +23,21 @@ def test_decay_oracle(call, decay):
     assert ema_decay(call, CONFIG) == pytest.approx(decay, abs=5e-7)
 
 
+@pytest.mark.parametrize(
+    ("update", "decay"), [(1, 0.1818), (10, 0.55), (100, 0.918), (1000, 0.991), (8991, 0.999), (10**6, 0.999)]
+)
+def test_ratio_schedule(update, decay):
+    config = EMAConfig(schedule="ratio", max_decay=0.999)
+    assert ema_decay(update - 1, config) == pytest.approx(decay, abs=5e-4)
+    live = nn.Linear(1, 1, bias=False)
+    average = EMA(live, config, calls=update - 1)
+    before = float(average.model.weight.detach())
+    with torch.no_grad():
+        live.weight += 1.0
+    average.update()
+    assert float(average.model.weight.detach()) - before == pytest.approx(1 - decay, abs=5e-4)
+
+
 def test_the_cap_is_reached_where_it_should():
     assert ema_decay(215_430, CONFIG) < 0.9999
     assert ema_decay(215_450, CONFIG) == 0.9999
