@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "collect": ("robopolicy.cli.collect", "record scripted demonstrations into a LeRobot v3 dataset"),
     "data": ("robopolicy.cli.data", "info, doctor, convert and view for datasets"),
     "train": ("robopolicy.cli.train", "train a policy from a preset: robopolicy train configs/<task>/<policy>.yaml"),
+    "distill": ("robopolicy.cli.distill", "turn a trained policy into one that needs one network query a chunk"),
     "evaluate": ("robopolicy.cli.evaluate", "measure the success rate of a policy, with its interval"),
     "compare": ("robopolicy.cli.compare", "compare two evaluations, paired by seed"),
     "report": ("robopolicy.cli.report", "write one self-contained HTML page for a run"),

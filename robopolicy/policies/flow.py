@@ -16,13 +16,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robopolicy.core.policy import Prediction
+from robopolicy.core.errors import MissingCapability
+from robopolicy.core.policy import Cap, Prediction
 from robopolicy.core.specs import ACTION, ActionSpace, FeatureStats, ObservationSpec
+from robopolicy.encoders.features import Features
 from robopolicy.paths.convert import Kind, canonical
 from robopolicy.paths.linear import LinearFlow
 from robopolicy.policies.backbones import make_backbone
+from robopolicy.policies.base import Noise
 from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.flow_config import FlowConfig
+from robopolicy.policies.losses import masked_mean
 from robopolicy.policies.precondition import Precondition
 from robopolicy.policies.setup import check_identity
 from robopolicy.policies.time_laws import make_time_law
@@ -79,8 +83,44 @@ class FlowPolicy(DenoisingPolicy):
         self.time_law = make_time_law(config.time_law, **config.time_law_options)
         net = make_backbone(config, action_space.dim, self.encoder.step_dim)
         path = LinearFlow(config.noise_at)
+        if config.one_step:
+            self.lacks = frozenset({Cap.SCORE, Cap.MEAN_DENOISER})
         self._finish(net, FlowPrecondition(path, config.time_scale, self.time_law.least))
 
+    def native(self, noise: Tensor) -> Tensor:
+        """Time at which the noise fraction is ``noise`` (1 is pure noise)."""
+        return noise if self.path.noise_at == 1 else 1 - noise
+
     def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-        noise = self.time_law.draw(n, generator, device)
-        return noise if self.config.noise_at == 1 else 1 - noise
+        return self.native(self.time_law.draw(n, generator, device))
+
+    def predict(self, ctx: Features, z: Tensor, t: Tensor) -> Prediction:
+        """See ``DenoisingPolicy``; one-step models have no such answer (``MissingCapability``)."""
+        if self.config.one_step:
+            raise MissingCapability(
+                "a one-step flow policy jumps to the end of its flow and has no SCORE: use decode()"
+            )
+        return super().predict(ctx, z, t)
+
+    def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
+        """Squared error of the velocity ``(B,)``; for one-step models the consistency of neighbouring levels."""
+        if not self.config.one_step:
+            return super().head_loss(features, target, mask, noise)
+        eps = noise["eps"].to(target, non_blocking=True)
+        level = self.path.sigma(noise["t"].to(target.device, non_blocking=True))
+        below = (level - 1 / self.config.consistency_levels).clamp(min=0)
+        z, z_below = (self.path.add_noise(target, eps, self.native(s)) for s in (level, below))
+        return self.consistency_loss(features, z, z_below, level, below, mask)
+
+    def consistency_loss(
+        self, features: Features, z: Tensor, z_below: Tensor, level: Tensor, below: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """Squared distance ``(B,)`` between the ends that two states of one trajectory jump to.
+
+        ``z``, ``z_below`` ``(B, H, D)`` at noise fractions ``level > below`` ``(B,)``; the cleaner one is the aim and
+        passes no gradient.  At ``below = 0`` it is its own end, which ties the model to the data.  Source: Song et al.
+        2023 (arXiv 2303.01469), algorithms 2 and 3.
+        """
+        aim = self._query(features, z_below, self.native(below)).x0.detach()
+        end = self._query(features, z, self.native(level)).x0
+        return masked_mean((end - aim).square(), mask, self.channels)

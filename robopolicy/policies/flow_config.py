@@ -14,6 +14,9 @@ from robopolicy.core.errors import ConfigError
 from robopolicy.policies.backbone_config import DitConfig, TransformerConfig, UnetConfig
 from robopolicy.policies.chunk_config import SamplingConfig, check_unet_horizon
 
+# euler keeps the noise that the estimate implies (deterministic), renoise draws it afresh (needs a tape)
+ONE_STEP_SAMPLERS = ("euler", "renoise")
+
 
 @config_dataclass
 class FlowConfig(SamplingConfig):
@@ -31,6 +34,10 @@ class FlowConfig(SamplingConfig):
     """The network reads this times t; 100 gives its sinusoid the resolution of a diffusion head with 100 levels."""
     sampler: str = "euler"
     """euler, midpoint, heun or rk4 (1, 2, 2 and 4 queries a step), or any sampler of the diffusion head."""
+    one_step: bool = False
+    """A consistency model: every query jumps to the end of the flow, so one is enough (made by robopolicy distill)."""
+    consistency_levels: int = 32
+    """One-step models in training without a teacher: neighbouring levels are 1 / this apart."""
     spacing: Literal["linear"] = "linear"
     """Inference steps are equal steps of t."""
     clip: float | Literal["auto"] | None = None
@@ -45,6 +52,13 @@ class FlowConfig(SamplingConfig):
             check_unet_horizon(self.horizon, len(self.unet.down_dims))
         if self.num_inference_steps < 1:
             raise ConfigError(f"num_inference_steps must be >= 1, got {self.num_inference_steps}")
+        if self.consistency_levels < 2:
+            raise ConfigError(f"consistency_levels must be >= 2, got {self.consistency_levels}")
+        if self.one_step and self.sampler not in ONE_STEP_SAMPLERS:
+            raise ConfigError(
+                f"one_step: answers are ends of the flow, not slopes, so sampler must be one of "
+                f"{', '.join(ONE_STEP_SAMPLERS)}; got {self.sampler}"
+            )
         if not 1 <= self.time_scale <= 10_000:
             raise ConfigError(
                 f"time_scale must be within 1..10000, got {self.time_scale}; sinusoids are made for step numbers, "

@@ -20,6 +20,7 @@ SAMPLERS.add("rk4", "robopolicy.samplers.runge_kutta:RungeKutta4")
 SAMPLERS.add("dpm2", "robopolicy.samplers.dpm2:DPM2")
 SAMPLERS.add("dpmpp_2s", "robopolicy.samplers.dpmpp_2s:DPMpp2S")
 SAMPLERS.add("lms", "robopolicy.samplers.lms:LMS")
+SAMPLERS.add("renoise", "robopolicy.samplers.renoise:Renoise")
 SAMPLERS.add("ancestral", "robopolicy.samplers.ancestral:Ancestral")
 
 
