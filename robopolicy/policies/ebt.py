@@ -30,10 +30,12 @@ from robopolicy.policies.ebt_config import EbtConfig
 from robopolicy.policies.energy_objectives import Descent, closest_loss, paper_loss, ranking_loss, soft_closest_loss
 from robopolicy.policies.optim import encoder_groups
 from robopolicy.policies.refine import Energy, Refiner, Trace
+from robopolicy.policies.replay import Replay
 
 __all__ = ["EbtConfig", "EbtPolicy"]
 
 CONTEXT = "context"
+INDEX, REPLAY_ROW = "index", "replay_row"
 # A learned step size stays within this factor of where it began.
 STEP_SIZE_RANGE = 100.0
 # Negatives of infonce are drawn from a box a little larger than normalised actions.
@@ -68,6 +70,9 @@ class EbtPolicy(Policy):
         counted = torch.tensor([k is not ChannelKind.PADDING for k in action_space.channel_kinds], device="cpu")
         self.register_buffer("channels", None if counted.all() else counted.float(), persistent=False)
         self.log_step_factor = nn.Parameter(torch.zeros(())) if config.refine.learnable else None
+        self.replay = Replay(config.replay.capacity, self.latent_shape) if config.replay.capacity else None
+        if self.replay is not None and self.recurrent:
+            raise ConfigError("replay needs single windows; leave encoder.temporal null or replay.capacity 0")
         self._use(config)
 
     def _use(self, config: EbtConfig) -> None:
@@ -217,15 +222,28 @@ class EbtPolicy(Policy):
             "factors": 1 / r.step_jitter + (r.step_jitter - 1 / r.step_jitter) * torch.rand(n, **draw),
             "start": torch.rand(shape, **draw) * 2 - 1 if c.objective == "infonce" else torch.randn(shape, **draw),
         }
+        if self.replay is not None:
+            drawn["replay"] = torch.rand(n, **draw)
         if r.noise_max:
             drawn["noise"] = torch.randn((n, starts, r.most_train_steps, *self.latent_shape), **draw)
         return drawn
+
+    def loss(self, batch: Mapping[str, Any], noise: Noise | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """As every head's; with replay, samples are known by their dataset row (``index``)."""
+        if self.replay is not None and self.training and INDEX in batch:
+            rows = torch.as_tensor(batch[INDEX])
+            noise = {**(noise or self.draw_training_noise(len(rows))), REPLAY_ROW: rows}
+        return super().loss(batch, noise)
 
     def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
         """The objective's loss ``(B,)``; differentiable where gradients are enabled."""
         c = self.config
         drawn = {k: noise[k].to(target.device, non_blocking=True) for k in ("steps", "factors", "start")}
         start = drawn["start"].to(target) * (NEGATIVE_RANGE if c.objective == "infonce" else 1.0)
+        rows = noise[REPLAY_ROW].to(target.device) if REPLAY_ROW in noise else None
+        if self.replay is not None and rows is not None:
+            wanted = noise["replay"].to(target.device) < c.replay.probability
+            start = torch.cat((self.replay.recall(rows, start[:, 0], wanted).unsqueeze(1), start[:, 1:]), dim=1)
         eps = noise["noise"].to(target, non_blocking=True) if "noise" in noise else None
         if eps is not None and self.channels is not None:
             eps = eps * self.channels
@@ -241,7 +259,11 @@ class EbtPolicy(Policy):
             mask=mask,
             channels=self.channels,
         )
-        return self._objective(descent, torch.is_grad_enabled())[0]
+        graph = torch.is_grad_enabled()
+        losses, ends = self._objective(descent, graph)
+        if self.replay is not None and rows is not None and graph:
+            self.replay.remember(rows, ends)
+        return losses
 
     def _objective(self, descent: Descent, graph: bool) -> tuple[Tensor, Tensor]:
         c = self.config

@@ -20,12 +20,12 @@ from robopolicy.policies.normalization_config import BOUNDED
 class EnergyTransformerConfig:
     """Size of the energy transformer."""
 
-    n_layer: int = 3
+    n_layer: int = 2
     """Blocks of self-attention, cross-attention and perceptron over the action tokens."""
     n_obs_layer: int = 1
     """Blocks over the observation tokens."""
     n_head: int = 4
-    n_emb: int = 96
+    n_emb: int = 64
     dropout: float = 0.0
     """Of attention weights; it stays active in the training descent and makes its energies noisy."""
 
@@ -42,7 +42,7 @@ class EnergyTransformerConfig:
 class RefineConfig:
     """How a chunk descends its energy, in training and in inference."""
 
-    step_size: float = 300.0
+    step_size: float = 1000.0
     """alpha: the one number that must fit the problem; energies are means over all outputs, so gradients are small."""
     learnable: bool = False
     """Learn the step size too, in an optimiser group of its own without decay."""
@@ -77,7 +77,7 @@ class RefineConfig:
     """Loss on the last iterate only; otherwise the mean over all."""
     gradient_clamp: float | None = None
     """Bound of every entry of the energy's gradient."""
-    max_steps: int = 4
+    max_steps: int = 3
     """Most steps in inference (each one energy and its gradient)."""
     min_gradient: float = 0.0
     """A sample stops once the norm of its gradient is below this; 0 never stops."""
@@ -120,7 +120,10 @@ class RefineConfig:
 
 @config_dataclass
 class ReplayConfig:
-    """Starting points remembered from earlier training descents."""
+    """Starting points remembered from earlier training descents (one process only).
+
+    A window drawn again may start where its last descent ended.  What is remembered is part of a checkpoint.
+    """
 
     capacity: int = 0
     """Windows whose last chunk is kept (by dataset row, modulo this); 0 switches replay off."""
@@ -172,6 +175,11 @@ class EbtConfig(ChunkConfig):
             raise ConfigError("refine.norm=batch couples the samples of a batch; use sample or none with n_samples > 1")
         if self.objective == "infonce" and not (self.refine.truncate and self.refine.detach):
             raise ConfigError("infonce learns no descent: leave refine.truncate and refine.detach true")
+
+    @property
+    def max_steps(self) -> int:
+        """Most refinement steps in inference."""
+        return self.refine.max_steps
 
     @property
     def clip_range(self) -> float | None:
