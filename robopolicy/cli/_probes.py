@@ -77,6 +77,11 @@ from robopolicy.sim.registry import make_env
 env = make_env("pusht"); env.reset(100000); env.step(env.action_space.low); print("reset and stepped")
 """
 
+_OGBENCH = """
+from robopolicy.sim.registry import make_env
+env = make_env("ogbench_cube"); env.step(env.action_space.low); print("reset and stepped")
+"""
+
 PROBES: tuple[Probe, ...] = (
     Probe("core", "torch", _TORCH, _LOCKED),
     *(
@@ -97,6 +102,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("sim", "MuJoCo", _version("mujoco"), _PIP.format("sim")),
     Probe("sim", "headless rendering", _RENDER, "apt-get install libegl1 libopengl0 libgl1-mesa-dri"),
     Probe("sim", "PushT", _PUSHT, _PIP.format("sim")),
+    Probe("sim", "OGBench cubes", _OGBENCH, _PIP.format("ogbench")),
     Probe("robosuite", "robosuite Lift", _LIFT, _ROBOSUITE),
     Probe("robomimic", "robomimic", _version("robomimic"), _LOCKED),
     Probe("lerobot", "LeRobot", _version("lerobot"), _PIP.format("lerobot")),

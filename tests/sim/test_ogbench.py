@@ -107,6 +107,14 @@ def test_names_are_those_of_the_converted_play_data(env, repo_root):
     assert tuple(recipe["action"]["low"]) == env.action_space.low
 
 
+def test_it_is_described(env, repo_root):
+    import yaml
+
+    described = yaml.safe_load((repo_root / "sim/tasks.yaml").read_text())["ogbench_cube"]
+    assert (described["task"], described["fps"], described["max_steps"]) == (env.task, env.fps, env.max_steps)
+    assert tuple(described["action"]) == env.action_space.names
+
+
 def test_importing_it_leaves_the_drawing_backend_alone():
     code = (
         "import os; before = os.environ.get('MUJOCO_GL')\n"
