@@ -27,6 +27,11 @@ def pose_key(depth: str) -> str:
     return CAMERA_POSE + depth.removeprefix(DEPTH)
 
 
+def depth_key(pose: str) -> str:
+    """Key of the depth picture taken by the camera of a pose key."""
+    return DEPTH + pose.removeprefix(CAMERA_POSE)
+
+
 class CameraRig(nn.Module):
     """The depth cameras of a spec; ``xyz`` lifts their pictures into the world."""
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robopolicy.core.errors import ConfigError, did_you_mean
 from robopolicy.core.specs import TASK, FeatureKind, FeatureSpec, ObservationSpec
+from robopolicy.encoders.cameras import depth_key
 from robopolicy.encoders.config import EncoderConfig, ImageEncoderConfig
 from robopolicy.encoders.depth import DepthEncoder, colored_cameras
 from robopolicy.encoders.features import Features
@@ -126,6 +127,8 @@ def _check(spec: ObservationSpec, config: EncoderConfig) -> None:
             raise ConfigError(f"{feature.key}: {feature.kind.value} observations have no encoder; leave the key out")
         if feature.kind is FeatureKind.STATE and len(feature.shape) != 1:
             raise ConfigError(f"{feature.key}: expected a vector shape (D,), got {feature.shape}")
+        if feature.kind is FeatureKind.POSE and depth_key(feature.key) not in spec:
+            raise ConfigError(f"{feature.key}: nothing reads it without {depth_key(feature.key)}; leave the key out")
     cameras = [f.key for f in spec.of_kind(FeatureKind.IMAGE)]
     for key in config.cameras:
         if key not in cameras:

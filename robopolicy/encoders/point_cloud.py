@@ -28,7 +28,8 @@ def unproject(depth: Tensor, intrinsics: Tensor, extrinsics: Tensor) -> Tensor:
     v = (torch.arange(height, device=depth.device) + 0.5 - k[:, 1, 2, None]) / k[:, 1, 1, None]
     z = depth[:, 0]
     local = torch.stack([u[:, None, :] * z, v[:, :, None] * z, z], dim=1).flatten(2)
-    points = pose[:, :3, :3] @ local + pose[:, :3, 3:]
+    # Not a matrix product: under autocast that would round places to half precision, millimetres at arm's length.
+    points = (pose[:, :3, :3, None] * local[:, None]).sum(2) + pose[:, :3, 3:]
     return points.unflatten(2, (height, width))
 
 

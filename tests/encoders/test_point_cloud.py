@@ -37,6 +37,13 @@ def test_points_agree_with_the_simulators():
         np.testing.assert_allclose(ours[i].permute(1, 2, 0).numpy(), theirs, atol=1e-5)
 
 
+def test_places_keep_their_precision_under_autocast():
+    depth = torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(0)) + 0.5
+    exact = unproject(depth, *matrices(tiny_camera((5, 7))))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(unproject(depth, *matrices(tiny_camera((5, 7)))), exact)
+
+
 @pytest.mark.render
 def test_points_of_a_mujoco_picture_agree_with_the_simulators():
     from robopolicy.sim.tasks.lift import PandaLift

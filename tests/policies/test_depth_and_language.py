@@ -92,6 +92,12 @@ def test_a_policy_calibrated_to_a_moved_camera_sees_the_same_world():
     check_policy(policy, ["save_load"])  # the new calibration is saved too
 
 
+def test_a_pose_that_nothing_reads_is_refused():
+    spec = ObservationSpec(tiny_spec(3, None, {"front": (8, 8)}, moving=["front"]).features[::2])
+    with pytest.raises(ConfigError, match=r"camera_pose\.front: nothing reads it without observation\.depth\.front"):
+        tiny_policy(observation_spec=spec)
+
+
 def test_calibrating_without_depth_changes_nothing():
     policy = tiny_policy(3, {"front": (24, 24)})
     before = policy.observation_spec
