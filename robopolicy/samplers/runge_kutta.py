@@ -124,7 +124,7 @@ def _steps(
         stages = []
         for node in nodes:
             time = start + node * (end - start)
-            if time == path.clean_time:
+            if (time - path.last_time) * (end - start) > 0 or time == path.clean_time:
                 time = path.last_time
             alpha, sigma = (float(level[0]) for level in path.levels([time]))
             ratio = alpha / sigma if sigma > 0 else 0.0

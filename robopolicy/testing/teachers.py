@@ -16,6 +16,7 @@ from torch import Tensor
 from robopolicy.core.policy import Prediction
 from robopolicy.paths.base import Coefficient, GaussianPath
 from robopolicy.paths.convert import Kind, canonical, coefficients, target
+from robopolicy.paths.linear import LinearFlow
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,3 +68,28 @@ class MixtureTeacher(Teacher):
         gap = z - alpha * means
         share = (logits - gap**2 / (2 * total)).softmax(0)
         return (share * (means + v * alpha / total * gap)).sum(0)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianFlow(GaussianTeacher):
+    """The same data on a straight path, through its velocity: regular at both ends, where flow solvers ask too.
+
+    Its ODE is solved exactly: ``z(t) = alpha m + sqrt(alpha^2 std^2 + sigma^2) latent``.
+    """
+
+    path: LinearFlow
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        """``dx/dt`` with noise at ``t = 0``, the state ``z`` at the path's own time ``t``."""
+        a, s = coefficients(self.path, t, z)
+        v = self.std**2
+        return self.mean + (a * v - s) / (a * a * v + s * s) * (z - a * self.mean)
+
+    def __call__(self, z: Tensor, t: Tensor) -> Prediction:
+        sign = 1.0 if self.path.noise_at == 0 else -1.0
+        return canonical(Kind.VELOCITY, sign * self.velocity(z, t), z, self.path, t)
+
+    def carried(self, z: Tensor, start: float, end: float) -> Tensor:
+        """The exact flow map from flow time ``start`` to ``end`` (noise at 0)."""
+        widths = [(t * t * self.std**2 + (1 - t) ** 2) ** 0.5 for t in (start, end)]
+        return end * self.mean + (z - start * self.mean) * widths[1] / widths[0]
