@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from robopolicy.core.errors import ConfigError, InvalidObservation
@@ -30,7 +31,8 @@ from robopolicy.policies.backbone_config import GPTConfig
 from robopolicy.policies.beso import GOAL_DROP, BesoPolicy
 from robopolicy.policies.beso_config import BesoConfig
 from robopolicy.policies.precondition import EDM
-from robopolicy.policies.registry import make_policy
+from robopolicy.policies.registry import make_policy, policy_config
+from robopolicy.resources import resource
 from robopolicy.testing.check_policy import check_policy
 from robopolicy.testing.tiny import (
     TINY_ENCODER,
@@ -331,6 +333,65 @@ def test_needs_follow_the_goals():
     policy.set_sampler(guidance=0)
     assert policy.needs.goal_steps == 0
     assert tiny_beso().needs.goal_steps == 0
+
+
+# ----------------------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.slow
+def test_one_network_learns_to_follow_goals_and_to_act_without():
+    """Actions go where the goal lies, left or right; without a goal both are right, and nothing in between."""
+    policy = tiny_beso(
+        goal_keys=(STATE,),
+        goal_dropout=0.25,
+        n_obs_steps=1,
+        horizon=2,
+        n_action_steps=1,
+        gpt=GPTConfig(n_layer=2, n_head=2, n_emb=32, p_drop_attn=0.0),
+    ).train()
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(policy.optim_groups(4e-3, 0.0))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400)
+    for _ in range(400):
+        side = torch.randint(2, (128, 1, 1), generator=generator) - 0.5
+        obs = {STATE: torch.zeros(128, 1, 3), GOAL_STATE: side.expand(128, 1, 3)}
+        target = side + 0.05 * torch.randn(128, 2, 2, generator=generator)
+        optimizer.zero_grad()
+        policy.supervised_loss(obs, target, noise=policy.draw_training_noise(128, generator)).mean().backward()
+        optimizer.step()
+        schedule.step()
+    policy.eval()
+    sides = np.repeat([-0.5, 0.5], 50).astype(np.float32).reshape(100, 1, 1)
+    obs = {STATE: np.zeros((100, 1, 3), np.float32), GOAL_STATE: np.repeat(sides, 3, axis=2)}
+    keys = [(i,) for i in range(100)]
+    for guidance in (1.0, 1.5):
+        policy.set_sampler(guidance=guidance, num_inference_steps=3)
+        off = np.abs(policy.act(obs, keys).actions - sides)
+        assert off.mean() < 0.06
+        assert (off < 0.2).mean() > 0.95
+    policy.set_sampler(guidance=0, num_inference_steps=5)
+    free = policy.act({STATE: obs[STATE]}, keys).actions[:, 0, 0]
+    assert 0.25 < (free > 0).mean() < 0.75
+    assert (np.abs(np.abs(free) - 0.5) < 0.2).mean() > 0.7
+
+
+# ---------------------------------------------------------------------------------------- the paper's configurations
+
+
+PAPER = yaml.safe_load(resource("policies/beso/paper.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", list(PAPER["variants"]))
+def test_published_configurations_build_published_networks(name):
+    variant = PAPER["variants"][name]
+    state, action = variant["observation"]["state"], variant["action"]
+    stats = {STATE: unit_stats(state), ACTION: unit_stats(action)}
+    with torch.device("meta"):
+        policy = make_policy(policy_config(variant["policy"]), tiny_spec(state), ActionSpace(action), 10.0, stats)
+    assert isinstance(policy, BesoPolicy)
+    assert sum(p.numel() for p in policy.net.parameters()) == variant["parameters"]["network"]
+    assert policy.needs.goal_steps == variant["policy"]["goal_steps"]
+    assert policy.tape_len == 0
 
 
 # ------------------------------------------------------------------------------------------------ what it refuses
