@@ -89,8 +89,6 @@ class DiffuserActor3dConfig(SamplingConfig):
     """Metres; with bounds null."""
     relative: bool = False
     """Everything is seen and predicted from the newest gripper position (translation only)."""
-    augment: bool = False
-    """Rescale picture and points together by 0.75 to 1.25 while training, cropped or reflected to the old size."""
     parity: bool = False
     """Build the parts that the released network has and never uses, and accept its width of 120."""
     spacing: Literal["leading", "trailing", "linspace"] = "trailing"
