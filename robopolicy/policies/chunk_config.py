@@ -56,7 +56,7 @@ class SamplingConfig(ChunkConfig):
     """How a denoising head decodes chunks, besides ``ChunkConfig``."""
 
     sampler: str = "ddim"
-    """ddpm, ddim, dpmpp_2m, heun, euler or ancestral."""
+    """ddpm, ddim, dpmpp_2m, heun, euler, ancestral, lms; on continuous times also dpm2, dpmpp_2s, midpoint, rk4."""
     sampler_options: dict[str, float | int | bool | str] = field(default_factory=dict)
     """Options of that sampler, e.g. ``eta`` of ddim."""
     num_inference_steps: int = 10
