@@ -30,6 +30,7 @@ class RollingParquet:
         self.limit_bytes = limit_bytes
         self.one_group = one_group
         self._ordinal = max(0, len(self.files()) - 1)
+        self._last: tuple[Path, int, list[pa.Table]] | None = None  # the file last written, its size and row groups
 
     def path(self, number: int) -> Path:
         """Path of the ``number``-th file."""
@@ -52,7 +53,13 @@ class RollingParquet:
         chunk, file = self.place_of_next()
         self._ordinal = chunk * CHUNKS_SIZE + file
         path = self.path(self._ordinal)
-        self._write(path, [*_row_groups(path), table])
+        self._write(path, [*self._groups_of(path), table])
+
+    def _groups_of(self, path: Path) -> list[pa.Table]:
+        """Row groups of a file: those in memory if this object wrote it last, which saves reading them each time."""
+        if self._last is not None and path.exists() and self._last[:2] == (path, path.stat().st_size):
+            return self._last[2]
+        return _row_groups(path)
 
     def drop_from(self, column: str, first: int) -> None:
         """Remove all rows with ``column >= first`` (what an interrupted run left behind)."""
@@ -70,7 +77,9 @@ class RollingParquet:
         schema = groups[-1].schema
         if self.one_group:
             groups = [pa.concat_tables([g.cast(schema) for g in groups]).combine_chunks()]
-        write_atomic(path, parquet_bytes(groups, schema))
+        content = parquet_bytes(groups, schema)
+        write_atomic(path, content)
+        self._last = (path, len(content), groups)
 
     def read(self, columns: list[str] | None = None) -> list[pa.Table]:
         """All row groups in order, only ``columns`` of them."""
