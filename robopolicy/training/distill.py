@@ -230,7 +230,7 @@ def distill(teacher: Policy, windows: WindowSource, config: DistillConfig, *, pr
         set_lr(optimizer, lr_multiplier(step + 1, options, config.steps))
         loss = distiller.loss(source(step)[0])
         if not torch.isfinite(loss):
-            raise NonFiniteLoss(f"the distillation loss is {float(loss)} at step {step}; lower the learning rate")
+            raise NonFiniteLoss(f"the distillation loss is {float(loss.detach())} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or 1.0)
@@ -238,7 +238,7 @@ def distill(teacher: Policy, windows: WindowSource, config: DistillConfig, *, pr
         ema.update()
         bar.advance()
         if step % SHOW_EVERY == 0:
-            bar.show({"loss": float(loss)})
+            bar.show({"loss": float(loss.detach())})
     bar.close()
     averaged = ema.refresh()
     assert isinstance(averaged, FlowPolicy)

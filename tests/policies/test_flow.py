@@ -212,7 +212,8 @@ def test_shortcut_mean_flow_and_reflow_identities():
 
     r, t, z = torch.tensor(0.2).double(), torch.tensor(0.7).double(), at(0.9)
     v = -FLOW.velocity(z, 1 - t)
-    u, rate = torch.func.jvp(lambda z, t: mean_flow(z, r, t), (z, t), (v, torch.ones_like(t)))
+    u, h = mean_flow(z, r, t), 1e-5  # du/dt along the flow by a central difference
+    rate = (mean_flow(z + h * v, r, t + h) - mean_flow(z - h * v, r, t - h)) / (2 * h)
     assert u.item() == pytest.approx(0.5388378, abs=1e-7)
     assert v.item() == pytest.approx(0.5648808, abs=1e-7)
     assert (v - (t - r) * rate).item() == pytest.approx(u.item())
