@@ -8,7 +8,7 @@ PATH is a run, a checkpoint or a policy directory.  Observations come from --dat
 levels from the teacher's solver: at neighbouring levels of its trajectories the student must name the same end.  The
 student is a flow policy with `one_step: true`, keeps the teacher's encoder and normalisation, and starts from the
 teacher's network.  At the end stands the distance between its chunks and the teacher's from the same noise (RMS,
-normalised units), on windows no step trained on in that order: watch it while you raise --steps.
+normalised units), on one more batch of the same data: watch it while you raise --steps.
 
 what to expect: a flow teacher distils in fewer steps than a diffusion teacher (its network speaks velocities already);
 --levels 20 suits chunks of 16, finer levels follow the teacher more closely and need more steps.  Wrappers that need
@@ -56,7 +56,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise ConfigError(f"{args.out} exists already; choose another --out")
-    config = DistillConfig(args.steps, args.batch_size, args.lr, args.levels, args.queries, args.seed, args.device)
+    config = DistillConfig(
+        steps=args.steps,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        levels=args.levels,
+        queries=args.queries,
+        seed=args.seed,
+        device=args.device,
+    )
     directory = resolve_policy_dir(args.path)
     dataset = dataset_of(directory, args.dataset)
     apply_threads()

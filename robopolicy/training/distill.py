@@ -223,7 +223,7 @@ def distill(teacher: Policy, windows: WindowSource, config: DistillConfig, *, pr
     optimizer = build_optimizer(student, options)
     parameters = [p for p in student.parameters() if p.requires_grad]
     ema = EMA(student, EMAConfig())
-    probe = source(config.steps)[0]  # a batch that no step trains on
+    probe = source(config.steps)[0]  # the batch after the last one
     before = distiller.distance(student, probe)
     bar = ProgressBar(0, config.steps, progress)
     for step in range(config.steps):
