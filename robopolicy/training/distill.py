@@ -230,7 +230,7 @@ def distill(teacher: Policy, windows: WindowSource, config: DistillConfig, *, pr
         set_lr(optimizer, lr_multiplier(step + 1, options, config.steps))
         loss = distiller.loss(source(step)[0])
         if not torch.isfinite(loss):
-            raise NonFiniteLoss(f"the distillation loss is {float(loss.detach())} at step {step}; lower the learning rate")
+            raise NonFiniteLoss(f"the loss is {float(loss.detach())} at step {step}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or 1.0)
