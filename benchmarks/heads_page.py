@@ -57,7 +57,7 @@ def write_page(source: Path, out: Path) -> None:
 
 def page(study: Study) -> str:
     """The whole page as markdown."""
-    parts = [HEADER, part_a(study), part_b(study), part_c(study), part_d(study), commands(study)]
+    parts = [HEADER, part_a(study), part_b(study), part_c(study), part_d(study), part_e(study), commands(study)]
     return "\n\n".join(p.strip() for p in parts if p) + "\n"
 
 
@@ -220,6 +220,24 @@ calibration is known to the policies that use depth; the RGB policy has no use f
 """
 
 
+def part_e(study: Study) -> str:
+    """Goals from play data."""
+    names = {1.0: "with the goal", 0.0: "without (guidance 0)"}
+    cells = [(names[g], study.one("e", guidance=g)) for g in names]
+    rows = [[name, rate(c), reward(c), ms(c)] for name, c in cells if c]
+    if not rows:
+        return ""
+    return f"""
+## e. Goals, from play data without tasks
+
+BESO on OGBench's two-cube play (40 episodes, 20,040 steps, published by others), goals drawn from later frames; 4,000
+steps of 128 windows, three denoising steps.  `ogbench_cube` asks for the five published goals in turn, n = 100 episodes,
+20 a goal.  The score is the largest share of cubes that lay in their places.
+
+{table(["BESO", "success", "mean maximum share in place", "ms a chunk"], rows)}
+"""
+
+
 def commands(study: Study) -> str:
     """How to do it again."""
     return """
@@ -229,6 +247,7 @@ def commands(study: Study) -> str:
 robopolicy collect panda_push --episodes 200 --out DATA/panda_push
 robopolicy collect panda_push --episodes 200 --cameras front --image-size 64 64 --depth --out DATA/panda_push_rgbd
 robopolicy collect panda_recall --episodes 200 --cameras --out DATA/panda_recall
+robopolicy data convert cube-double-play-v0.npz DATA/ogbench_cube
 python benchmarks/heads.py train --data DATA --runs RUNS
 python benchmarks/heads.py evaluate --runs RUNS
 python benchmarks/heads.py collect --runs RUNS --out docs/results/heads.json

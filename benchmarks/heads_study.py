@@ -1,7 +1,7 @@
 """What docs/results/heads.md compares: trainings and evaluations as data (see ``heads.py``).
 
 Parts: a = all heads, equal budget; b = few steps; c = observation horizon on a task that needs memory; d = a camera
-that moves.  Equal budget is equal optimiser steps and batch size on the same demonstrations; time is reported.
+that moves; e = goals in play data.  Equal budget is equal optimiser steps and batch size on the same demonstrations; time is reported.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def _trainings() -> list[Training]:
             options = (*_budget(2000, 128 if head == "diffusion" else 8), *layout)
             preset = f"configs/panda_recall/{head}.yaml"
             found.append(Training(f"recall_{head}_{n_obs}", "c", preset, "panda_recall", options))
+    found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(4000, 128)))
     for name, preset in (("rgb", "diffusion_rgb"), ("cloud", "diffusion_cloud")):
         preset = f"configs/panda_push/{preset}.yaml"
         found.append(Training(f"push_{name}", "d", preset, "panda_push_rgbd", _budget(3000)))
@@ -84,6 +85,10 @@ def _evaluations() -> list[Evaluation]:
         for head in ("diffusion", "seed_policy"):
             tags = {"head": head, "n_obs_steps": n_obs}
             found.append(Evaluation(f"recall_{head}_{n_obs}", "c", f"recall_{head}_{n_obs}", (), tags))
+    for guidance in (1.0, 0.0):
+        goal = ("--sampler.guidance", str(guidance), "--sampler.num_inference_steps", "3")
+        tags = {"head": "beso", "guidance": guidance}
+        found.append(Evaluation(f"ogbench_{guidance:g}", "e", "ogbench_beso", goal, tags))
     for name in ("diffuser_actor_3d", "rgb", "cloud"):
         for yaw in YAWS:
             tags = {"head": name, "yaw": yaw}
