@@ -1,0 +1,57 @@
+"""Draws docs/images/tasks.png: one moment of every embedded task.
+
+  python benchmarks/tasks_figure.py docs/images/tasks.png
+
+Scripted experts play the Panda tasks without noise from a fixed seed; the other two are shown soon after their start.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from robopolicy.sim.experts import EXPERTS, make_expert
+from robopolicy.sim.registry import make_env
+
+SIZE = (320, 480)
+# (environment, seed, steps of the expert); two rows of three
+MOMENTS = (
+    (("panda_lift", 3, 46), ("panda_push", 3, 44), ("panda_stack", 3, 60)),
+    (("panda_recall", 4, 8), ("ogbench_cube", 1, 0), ("pusht", 3, 0)),
+)
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    args = parser.parse_args()
+    rows = [np.concatenate([moment(*m) for m in row], axis=1) for row in MOMENTS]
+    Image.fromarray(np.concatenate(rows)).save(args.out, optimize=True)
+    print(args.out)
+
+
+def moment(name: str, seed: int, steps: int) -> np.ndarray:
+    """``(height, width, 3)`` uint8 after ``steps`` of the expert; square pictures get white sides."""
+    env = make_env(name)
+    env.reset(seed)
+    if type(env).__name__ in EXPERTS:
+        expert = make_expert(env, seed)
+        for _ in range(steps):
+            env.step(expert.act())
+    height, width = SIZE
+    if name != "pusht":
+        picture = env.render(size=SIZE)
+    else:
+        picture = np.full((height, width, 3), 255, np.uint8)
+        side = (width - height) // 2
+        picture[:, side : side + height] = env.render(size=(height, height))
+    env.close()
+    return picture
+
+
+if __name__ == "__main__":
+    main()
