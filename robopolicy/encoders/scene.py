@@ -21,6 +21,7 @@ from robopolicy.encoders.backbones import build_trunk, load_trunk_file, tiny_cnn
 from robopolicy.encoders.cameras import CameraRig, color_key, pose_key
 from robopolicy.encoders.clip_resnet import CLIP_MEAN, CLIP_STD, ClipResNet50
 from robopolicy.encoders.config import ImageEncoderConfig, SceneConfig
+from robopolicy.encoders.crop import rescale_indices, take_pixels
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.image import IMAGENET_MEAN, IMAGENET_STD
 from robopolicy.encoders.norms import freeze_batchnorm, replace_batchnorm
@@ -64,18 +65,25 @@ class SceneEncoder(nn.Module):
         """N, all cameras together."""
         return sum(h * w for h, w in self.grids.values())
 
-    def forward(self, obs: Mapping[str, Tensor]) -> Features:
+    def forward(self, obs: Mapping[str, Tensor], rescale: Tensor | None = None) -> Features:
         """``obs[key]`` ``(B, To, ...)``: depth, colour (uint8 or float 0..1), poses; only the newest step is read.
 
         ``tokens`` and ``positions`` list the cameras one after another, row by row; ``extras["valid"]`` ``(B, N)`` bool
-        marks tokens with a depth return (the others lie at the origin).
+        marks tokens with a depth return (the others lie at the origin).  ``rescale`` ``(B, 3)`` changes the scale of
+        pictures and points together, see ``rescale_indices``; for training only.
         """
         tokens, places = [], []
         for key in self.rig.keys:
             newest = {k: obs[k][:, -1] for k in (key, color_key(key), pose_key(key)) if k in obs}
-            maps = self.backbone(self._pixels(newest[color_key(key)], newest[key].shape[-2:]))
+            size = newest[key].shape[-2:]
+            pixels = self._pixels(newest[color_key(key)], size)
             with torch.no_grad():
-                xyz = resize_xyz(self.rig.xyz(key, newest), (maps.shape[-2], maps.shape[-1]), self.config.xyz_resize)
+                xyz = self.rig.xyz(key, newest)
+            if rescale is not None:
+                chosen = rescale_indices((size[0], size[1]), rescale)
+                pixels, xyz = take_pixels(pixels, chosen), take_pixels(xyz, chosen)
+            maps = self.backbone(pixels)
+            xyz = resize_xyz(xyz, (maps.shape[-2], maps.shape[-1]), self.config.xyz_resize)
             tokens.append(maps.flatten(2).transpose(1, 2))
             places.append(xyz.flatten(2).transpose(1, 2))
         positions = torch.cat(places, dim=1)

@@ -23,7 +23,7 @@ TEXT, TEXT_MASK = "text", "text_mask"
 class ActorEncoder(nn.Module):
     """Inputs of a policy to ``Features``; ``extras`` hold ``valid``, and ``text`` with ``text_mask`` if read."""
 
-    cameras: tuple[Any, ...] = ()  # pictures that are cropped at random: none, as their points would have to follow
+    cameras: tuple[Any, ...] = ()  # pictures that are cropped alone: none, as their points have to follow
     temporal = None
 
     def __init__(
@@ -47,9 +47,9 @@ class ActorEncoder(nn.Module):
         """Width of text tokens, 0 without text."""
         return 0 if self.language is None else self.language.token_dim
 
-    def forward(self, obs: Mapping[str, Any]) -> Features:
-        """``obs`` are checked and on the device; only the newest step is read."""
-        features: Features = self.scene(obs)
+    def forward(self, obs: Mapping[str, Any], rescale: Tensor | None = None) -> Features:
+        """``obs`` are checked and on the device; only the newest step is read.  ``rescale`` as in ``SceneEncoder``."""
+        features: Features = self.scene(obs, rescale)
         if self.language is None:
             return features
         sentences = np.asarray(obs[TASK], dtype=object)

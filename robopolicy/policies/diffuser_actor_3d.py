@@ -44,6 +44,7 @@ from robopolicy.policies.precondition import Plain
 __all__ = ["DiffuserActor3dConfig", "DiffuserActor3dPolicy"]
 
 HISTORY, SUBSET, ORIGIN = "history", "subset", "origin"
+RESCALE = "rescale"
 
 
 class DiffuserActor3dPolicy(DenoisingPolicy):
@@ -137,7 +138,7 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
     ) -> Features:
         """Everything of the network that no noise level enters, so that samples and their steps share it."""
         inputs = self._inputs(checked)
-        seen: Features = self.encoder(inputs)
+        seen: Features = self.encoder(inputs, None if crops is None else crops[RESCALE])
         assert seen.tokens is not None
         assert seen.positions is not None
         text, text_mask = words(seen.extras, self.config.mask_text)
@@ -201,6 +202,20 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
 
     def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
         return torch.randint(self.config.denoise_steps, (n,), generator=generator, device=device)
+
+    def _draw_head_noise(self, n: int, generator: torch.Generator | None, device: torch.device) -> dict[str, Tensor]:
+        noise = super()._draw_head_noise(n, generator, device)
+        if self.config.rescale is None:
+            return noise
+        return {**noise, RESCALE: torch.rand((n, 3), generator=generator, device=device)}
+
+    def _crops(self, noise: Noise) -> dict[str, Tensor] | None:
+        """Factor and place ``(B, 3)`` of each row's rescaling while training; ``None`` in evaluation mode."""
+        if not self.training or self.config.rescale is None:
+            return None
+        draw = noise[RESCALE].to(self.device, non_blocking=True)
+        low, high = self.config.rescale
+        return {RESCALE: torch.cat([low + (high - low) * draw[:, :1], draw[:, 1:]], dim=1)}
 
     def head_loss(self, features: Features, target: Tensor, mask: Tensor | None, noise: Noise) -> Tensor:
         """Weighted sum ``(B,)``: L1 errors of position and rotation noise, and the gripper's cross-entropy."""

@@ -38,6 +38,9 @@ class DiffuserActor3dConfig(SamplingConfig):
     neither its rotation nor its opening."""
     scene: SceneConfig = field(default_factory=lambda: SceneConfig(backbone="resnet18"))
     """How RGB-D cameras become tokens."""
+    rescale: tuple[float, float] | None = None
+    """While training, change the scale of each sample's pictures and points together by a factor between these two,
+    and crop or mirror back to size: [0.75, 1.25] is the paper's. Null leaves them as they are."""
     lang_cross: bool = False
     """Attend to the sentence inside the denoiser's blocks too (the paper's CALVIN models). The sentence is read when
     ``observation_keys`` names ``task``; ``encoder.language`` says how."""
@@ -116,6 +119,8 @@ class DiffuserActor3dConfig(SamplingConfig):
             raise ConfigError(f"loss_weights must be >= 0 and not all 0, got {self.loss_weights}")
         if min(self.position_channels) < 0 or len(set(self.position_channels)) < 3:
             raise ConfigError(f"position_channels must be three different channels, got {self.position_channels}")
+        if self.rescale is not None and not 0.5 <= self.rescale[0] <= self.rescale[1] <= 2:
+            raise ConfigError(f"rescale must be (least factor, greatest factor) in 0.5..2, got {self.rescale}")
         if not (self.rotary_base > 1 and self.rotary_scale > 0 and self.bounds_buffer >= 0):
             raise ConfigError("expected rotary_base > 1, rotary_scale > 0 and bounds_buffer >= 0")
         if self.bounds is not None and not all(a < b for a, b in zip(*self.bounds, strict=True)):

@@ -14,6 +14,7 @@ from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import CAMERA_POSE, DEPTH, IMAGES
 from robopolicy.encoders.clip_resnet import ClipResNet50
 from robopolicy.encoders.config import SceneConfig
+from robopolicy.encoders.crop import rescale_indices
 from robopolicy.encoders.scene import STAGES, Pyramid, SceneEncoder, stage_maps
 from robopolicy.testing.tiny import random_poses, tiny_spec
 
@@ -79,6 +80,40 @@ def test_tokens_are_paired_with_their_places():
         cells = xyz.unfold(2, 4, 4).unfold(3, 4, 4).flatten(4).flatten(2, 3)  # (B, 3, cells, 16)
         gap = (cells - features.positions[:, rows].transpose(1, 2)[..., None]).abs().amax(1)
         assert float(gap.amin(-1).max()) == 0.0
+
+
+def test_rescaled_pixels_keep_their_own_places():
+    """Oracle O19: colour each pixel with its own place; whatever the factor, the two still agree everywhere."""
+    encoder = SceneEncoder(SPEC, TINY, 12)
+    encoder.backbone = torch.nn.Identity()  # a token a pixel, its colour as the network sees it
+    obs = observation(40)
+    obs[DEPTH + "front"][:, -1, :, 5:9] = 0.0  # no return, no place
+    newest = {k: v[:, -1] for k, v in obs.items()}
+    for name in ("front", "wrist"):
+        xyz = encoder.rig.xyz(DEPTH + name, newest).nan_to_num(-9.0)
+        obs[IMAGES + name] = torch.stack([torch.zeros_like(xyz), 0.5 * xyz + 0.5], dim=1)  # normalised: xyz again
+    draw = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    draw[:, 0] = 0.75 + 0.5 * draw[:, 0]
+    plain, moved = encoder(obs), encoder(obs, draw)
+    valid = moved.extras["valid"]
+    torch.testing.assert_close(moved.tokens[valid], moved.positions[valid], atol=1e-6, rtol=0)
+    assert bool((moved.tokens[~valid] == -9.0).all())
+    changed = (moved.tokens != plain.tokens).any(-1).float().mean(1)
+    assert float(changed[(draw[:, 0] - 1).abs() > 0.05].min()) > 0.5
+    neutral = torch.tensor([[1.0, 0.7, 0.2]]).expand(40, 3)
+    assert torch.equal(encoder(obs, neutral).tokens, plain.tokens)
+    rows = encoder({k: v[3:5] for k, v in obs.items()}, draw[3:5])
+    assert torch.equal(rows.tokens, moved.tokens[3:5])
+
+
+def test_rescaling_crops_or_mirrors_back_to_size():
+    grid = rescale_indices((4, 8), torch.tensor([[0.75, 0.9, 0.9], [1.5, 0.0, 0.999], [1.25, 0.5, 0.4]]))
+    rows, columns = grid.reshape(3, 4, 8)[:, :, 0] // 8, grid.reshape(3, 4, 8)[:, 0] % 8
+    assert rows[0].tolist() == [0, 2, 3, 2]  # three rows of the smaller picture, then the mirror
+    assert columns[0].tolist() == [0, 2, 3, 4, 6, 7, 6, 4]
+    assert rows[1].tolist() == [0, 1, 1, 2]  # six rows, seen from the top
+    assert columns[1].tolist() == [3, 3, 4, 5, 5, 6, 7, 7]  # twelve columns, seen from the last place
+    assert columns[2].tolist() == [1, 2, 2, 3, 4, 5, 6, 6]  # ten columns: three places, this is the middle one
 
 
 def test_only_the_newest_step_is_read():

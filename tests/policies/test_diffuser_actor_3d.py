@@ -79,6 +79,7 @@ FORMS = {
     "keypose_language_unmasked": {"mode": "keypose", "language": True, "mask_text": False},
     "relative_ddpm": {"relative": True, "sampler": "ddpm", "use_state": True, "place_tokens": True},
     "quaternion_moving_camera": {"pose": QUATERNION, "moving": True, "gripper_round": False},
+    "rescaled": {"rescale": (0.75, 1.25)},
     "no_gripper_no_rotation": {"pose": PoseLayout(rotation="none", rotation_channels=(), gripper=None)},
 }
 
@@ -217,6 +218,35 @@ def test_relative_actors_ignore_where_the_world_lies():
     np.testing.assert_allclose(moved, chunk + np.array([*shift, 0, 0], np.float32), atol=1e-3)
 
 
+def test_rescaling_is_drawn_with_the_noise_and_only_trains():
+    """Oracle O19: a loss of two halves is that of the whole, evaluation sees pictures as they are."""
+    plain, policy = tiny_actor(), tiny_actor(rescale=(0.75, 1.25))
+    batch = random_batch(policy, 4)
+    draws = policy.draw_training_noise(4, torch.Generator().manual_seed(0))
+    assert draws["rescale"].shape == (4, 3)
+    common = plain.draw_training_noise(4, torch.Generator().manual_seed(0))
+    assert "rescale" not in common
+    assert all(torch.equal(common[k], draws[k]) for k in common)
+    with torch.no_grad():
+        torch.testing.assert_close(policy.loss(batch, draws)[0], plain.loss(batch, common)[0])
+        for p in (plain, policy):
+            p.train()
+            p.reader.eval()  # no dropout
+            p.net.eval()
+        whole = policy.loss(batch, draws)[0]
+        assert float((whole - plain.loss(batch, common)[0]).abs().min()) > 1e-4
+        halves = [
+            policy.loss({k: v[i : i + 2] for k, v in batch.items()}, {k: v[i : i + 2] for k, v in draws.items()})[0]
+            for i in (0, 2)
+        ]
+        torch.testing.assert_close(torch.cat(halves), whole, atol=1e-4, rtol=1e-5)
+        other = {**draws, "rescale": torch.full((4, 3), 0.5)}  # the factor 1
+        torch.testing.assert_close(policy.loss(batch, other)[0], plain.loss(batch, common)[0])
+    keys = [(0, i) for i in range(4)]
+    obs = random_observation(policy, 4)
+    assert np.array_equal(policy.act(obs, keys).actions, plain.act(obs, keys).actions)
+
+
 def shifted_camera(policy: Policy, shift: np.ndarray) -> Any:
     """The policy's observation spec with every depth camera moved by ``shift`` metres."""
     features = []
@@ -303,6 +333,7 @@ def test_pictures_without_depth_are_refused():
         ({"loss_weights": (-1.0, 0, 0)}, "loss_weights"),
         ({"bounds": ((0, 0, 0), (1, 1, 0))}, "lowest corner"),
         ({"fps_factor": 0}, "fps_factor"),
+        ({"rescale": (1.25, 0.75)}, "rescale"),
         ({"rotary_base": 1.0}, "rotary_base"),
     ],
 )
