@@ -57,6 +57,15 @@ class FeedForward(nn.Module):
         return out
 
 
+class TanhFeedForward(FeedForward):
+    """``FeedForward`` with the tanh form of GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Token-wise ``(..., dim) -> (..., dim)``."""
+        out: Tensor = self.down(self.drop(F.gelu(self.up(x), approximate="tanh")))
+        return out
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm self-attention and perceptron with residuals."""
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.nets.attention import Attention, FeedForward
+from robopolicy.nets.attention import Attention, TanhFeedForward
 from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import batch_times, check_embedding_dim, sinusoid
 from robopolicy.nets.rotary3d import RotaryCode, rotate
@@ -43,15 +43,6 @@ class RotaryAttention(Attention):
         drop = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, self.heads(value), dropout_p=drop)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class TanhFeedForward(FeedForward):
-    """As ``FeedForward`` with the tanh form of GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Token-wise ``(..., dim) -> (..., dim)``."""
-        out: Tensor = self.down(self.drop(F.gelu(self.up(x), approximate="tanh")))
         return out
 
 

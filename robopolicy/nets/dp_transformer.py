@@ -18,6 +18,7 @@ from robopolicy.nets.attention import DecoderLayer, EncoderLayer, FeedForward
 from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import batch_times, check_embedding_dim, sinusoid
 from robopolicy.nets.masks import causal_mask, condition_mask
+from robopolicy.nets.min_gpt import init_min_gpt, min_gpt_groups
 from robopolicy.nets.packed import fingerprint
 from robopolicy.nets.transformer_cached import TransformerCache, TransformerStore, make_store, run_step, tabulate
 
@@ -94,13 +95,7 @@ class DPTransformer(nn.Module):
 
     def reset_parameters(self) -> None:
         """N(0, 0.02) for linear and position weights, zero biases, unit LayerNorm (minGPT)."""
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02)
+        init_min_gpt(self)
 
     def check_horizon(self, horizon: int) -> None:
         """Raise ``ConfigError`` if chunks of ``horizon`` steps do not fit the learned positions."""
@@ -191,12 +186,7 @@ class DPTransformer(nn.Module):
 
     def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimiser groups: linear and attention weights decay; biases, norms and positions do not."""
-        decay: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            keep = name.endswith("bias") or "norm" in name or "position" in name
-            (rest if keep else decay).append(parameter)
-        return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return min_gpt_groups(self, weight_decay)
 
 
 def _crop(mask: Tensor | None, rows: int, columns: int) -> Tensor | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from robopolicy.nets.attention import Attention, FeedForward
+from robopolicy.nets.attention import Attention, TanhFeedForward
 from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import check_embedding_dim, sinusoid
 from robopolicy.nets.masks import causal_mask, condition_mask
@@ -42,15 +42,6 @@ class PlainAttention(Attention):
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
         out: Tensor = self.out((weights @ self.heads(value)).transpose(1, 2).flatten(2))
-        return out
-
-
-class TanhFeedForward(FeedForward):
-    """``FeedForward`` with the tanh form of GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Token-wise ``(..., dim) -> (..., dim)``."""
-        out: Tensor = self.down(self.drop(F.gelu(self.up(x), approximate="tanh")))
         return out
 
 

@@ -22,6 +22,7 @@ from robopolicy.nets.attention import EncoderLayer, FeedForward
 from robopolicy.nets.checks import check_chunk, check_condition
 from robopolicy.nets.embeddings import batch_times
 from robopolicy.nets.masks import causal_mask
+from robopolicy.nets.min_gpt import init_min_gpt, min_gpt_groups
 
 
 class GPTBlock(EncoderLayer):
@@ -80,13 +81,7 @@ class DiffusionGPT(nn.Module):
 
     def reset_parameters(self) -> None:
         """N(0, 0.02) for linear and position weights, zero biases, unit LayerNorm (minGPT)."""
-        for name, parameter in self.named_parameters():
-            if "norm" in name:
-                nn.init.constant_(parameter, 1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.normal_(parameter, std=0.02)
+        init_min_gpt(self)
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Tensor) -> Tensor:
         """Predict ``(N, H, D)`` from ``x (N, H, D)``, label ``t`` (scalar or ``(N,)``) and ``cond``.
@@ -117,12 +112,7 @@ class DiffusionGPT(nn.Module):
 
     def optim_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Two optimiser groups: linear weights decay; biases, norms and positions do not."""
-        decay: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for name, parameter in self.named_parameters():
-            keep = name.endswith("bias") or "norm" in name or "position" in name
-            (rest if keep else decay).append(parameter)
-        return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        return min_gpt_groups(self, weight_decay)
 
 
 def _interleaved(n_goals: int, n_obs_steps: int, horizon: int) -> list[tuple[int, str]]:

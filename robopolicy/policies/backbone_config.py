@@ -6,6 +6,28 @@ from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 
 
+def check_attention(n_layer: int, n_head: int, n_emb: int, pairs: int = 2) -> None:
+    """Raise ``ConfigError`` unless blocks of ``n_head`` heads fit ``n_emb``, a head's width a multiple of ``pairs``."""
+    if min(n_layer, n_head, n_emb) < 1:
+        raise ConfigError("n_layer, n_head and n_emb must be >= 1")
+    if n_emb % (pairs * n_head):
+        unit = f"n_head={n_head}" if pairs == 1 else f"{pairs} * n_head={pairs * n_head}"
+        raise ConfigError(f"n_emb={n_emb} must be a multiple of {unit}")
+
+
+def check_dropout(**shares: float) -> None:
+    """Raise ``ConfigError`` naming the dropout probability that is not in [0, 1)."""
+    for name, share in shares.items():
+        if not 0 <= share < 1:
+            raise ConfigError(f"{name}: dropout must be in [0, 1), got {share}")
+
+
+def check_time_embedding(step_embed_dim: int) -> None:
+    """Raise ``ConfigError`` unless a sinusoid fits ``step_embed_dim`` channels."""
+    if step_embed_dim < 4 or step_embed_dim % 2:
+        raise ConfigError(f"step_embed_dim must be even and >= 4, got {step_embed_dim}")
+
+
 @config_dataclass
 class UnetConfig:
     """Size of the 1-D U-Net."""
@@ -26,8 +48,7 @@ class UnetConfig:
             )
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size must be odd and >= 1, got {self.kernel_size}")
-        if self.step_embed_dim < 4 or self.step_embed_dim % 2:
-            raise ConfigError(f"step_embed_dim must be even and >= 4, got {self.step_embed_dim}")
+        check_time_embedding(self.step_embed_dim)
 
 
 @config_dataclass
@@ -43,12 +64,10 @@ class TransformerConfig:
     n_cond_layers: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.n_layer, self.n_head, self.n_emb) < 1 or self.n_cond_layers < 0:
-            raise ConfigError("n_layer, n_head and n_emb must be >= 1, n_cond_layers >= 0")
-        if self.n_emb % (2 * self.n_head):
-            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
-        if not (0 <= self.p_drop_emb < 1 and 0 <= self.p_drop_attn < 1):
-            raise ConfigError("dropout probabilities must be in [0, 1)")
+        check_attention(self.n_layer, self.n_head, self.n_emb)
+        check_dropout(p_drop_emb=self.p_drop_emb, p_drop_attn=self.p_drop_attn)
+        if self.n_cond_layers < 0:
+            raise ConfigError(f"n_cond_layers must be >= 0, got {self.n_cond_layers}")
 
 
 @config_dataclass
@@ -65,14 +84,9 @@ class DitConfig:
     """Add learned positions to the rotary ones."""
 
     def __post_init__(self) -> None:
-        if min(self.n_layer, self.n_head, self.n_emb) < 1:
-            raise ConfigError("n_layer, n_head and n_emb must be >= 1")
-        if self.n_emb % (2 * self.n_head):
-            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
-        if self.step_embed_dim < 4 or self.step_embed_dim % 2:
-            raise ConfigError(f"step_embed_dim must be even and >= 4, got {self.step_embed_dim}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_attention(self.n_layer, self.n_head, self.n_emb)
+        check_dropout(dropout=self.dropout)
+        check_time_embedding(self.step_embed_dim)
 
 
 @config_dataclass
@@ -86,9 +100,5 @@ class GPTConfig:
     p_drop_resid: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.n_layer, self.n_head, self.n_emb) < 1:
-            raise ConfigError("n_layer, n_head and n_emb must be >= 1")
-        if self.n_emb % self.n_head:
-            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of n_head={self.n_head}")
-        if not (0 <= self.p_drop_attn < 1 and 0 <= self.p_drop_resid < 1):
-            raise ConfigError("dropout probabilities must be in [0, 1)")
+        check_attention(self.n_layer, self.n_head, self.n_emb, pairs=1)
+        check_dropout(p_drop_attn=self.p_drop_attn, p_drop_resid=self.p_drop_resid)

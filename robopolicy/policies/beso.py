@@ -24,10 +24,8 @@ from robopolicy.core.policy import Cap, Prediction
 from robopolicy.core.specs import (
     ACTION,
     GOAL_IS_PAD,
-    ActionSpace,
     ChannelKind,
     FeatureSpec,
-    FeatureStats,
     ObservationSpec,
     goal_of,
 )
@@ -58,25 +56,17 @@ class BesoPolicy(DenoisingPolicy):
     config: BesoConfig
     decoding_options: ClassVar[frozenset[str]] = DenoisingPolicy.decoding_options | {"guidance"}
 
-    def __init__(
-        self,
-        config: BesoConfig,
-        observation_spec: ObservationSpec,
-        action_space: ActionSpace,
-        fps: float,
-        stats: Mapping[str, FeatureStats],
-        load_weights: bool = False,
-    ) -> None:
-        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
-        if config.normalization.action == "identity":
-            check_identity(self.stats[ACTION], config.clip_range)
+    def __init__(self, config: BesoConfig, *border: Any) -> None:
+        """``border``: the other arguments of ``Policy``."""
+        super().__init__(config, *border)
+        check_identity(config, self.stats[ACTION])
         self._without_goals = self.observation_spec
         self._goals = self._goal_features()
         self.sigma_data = config.sigma_data or self._measured_spread()
         self.density = self._noise_density()
         path = VE(config.sigma_min, config.sigma_max, config.rho, data_std=self.sigma_data)
         scale = 1.0 if config.backbone == "gpt" else SINUSOID_SCALE
-        net = make_backbone(config, action_space.dim, self.encoder.step_dim, self._n_goals)
+        net = make_backbone(config, self.action_spec.dim, self.encoder.step_dim, self._n_goals)
         self._finish(net, EDM(path, self.sigma_data, scale))
 
     def _measured_spread(self) -> float:

@@ -15,7 +15,7 @@ from typing import Literal
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 from robopolicy.policies.backbone_config import GPTConfig, TransformerConfig, UnetConfig
-from robopolicy.policies.chunk_config import SamplingConfig, check_unet_horizon
+from robopolicy.policies.chunk_config import SamplingConfig, check_inference_steps, check_unet_horizon
 
 
 @config_dataclass
@@ -58,8 +58,7 @@ class BesoConfig(SamplingConfig):
         super().__post_init__()
         if self.backbone == "unet":
             check_unet_horizon(self.horizon, len(self.unet.down_dims))
-        if self.num_inference_steps < 1:
-            raise ConfigError(f"num_inference_steps must be >= 1, got {self.num_inference_steps}")
+        check_inference_steps(self.num_inference_steps)
         if not 0 < self.sigma_min < self.sigma_max:
             raise ConfigError(f"expected 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
         if self.goal_steps < 1:

@@ -82,6 +82,14 @@ class SamplingConfig(ChunkConfig):
         return 1.0 if self.clip == "auto" else self.clip
 
 
+def check_inference_steps(steps: int, most: int | None = None, option: str = "") -> None:
+    """Raise ``ConfigError`` unless ``steps`` is at least 1 and, on counted levels, at most ``most`` (``option``)."""
+    if most is None and steps < 1:
+        raise ConfigError(f"num_inference_steps must be >= 1, got {steps}")
+    if most is not None and not 1 <= steps <= most:
+        raise ConfigError(f"num_inference_steps must be in 1..{option}={most}, got {steps}")
+
+
 def check_unet_horizon(horizon: int, levels: int) -> None:
     """Raise ``ConfigError`` unless a U-Net of ``levels`` resolutions can halve ``horizon`` often enough."""
     unit = 2 ** (levels - 1)

@@ -16,12 +16,11 @@ from torch import Tensor
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.policy import Cap, Prediction
-from robopolicy.core.specs import ChannelKind
 from robopolicy.encoders.features import Features
 from robopolicy.paths.base import GaussianPath
 from robopolicy.paths.convert import Kind, canonical
 from robopolicy.policies.base import Noise, Policy
-from robopolicy.policies.losses import masked_mean
+from robopolicy.policies.losses import counted_channels, masked_mean
 from robopolicy.policies.optim import encoder_groups
 from robopolicy.policies.precondition import Precondition
 from robopolicy.samplers.base import Sampler
@@ -52,9 +51,7 @@ class DenoisingPolicy(Policy):
     def _finish(self, net: torch.nn.Module, precondition: Precondition) -> None:
         """Called by the head's constructor once its parts exist."""
         self.net, self.precondition, self.path = net, precondition, precondition.path
-        kinds = self.action_spec.space.channel_kinds
-        counted = torch.tensor([k is not ChannelKind.PADDING for k in kinds], device="cpu")
-        self.register_buffer("channels", None if counted.all() else counted.float(), persistent=False)
+        self.register_buffer("channels", counted_channels(self.action_spec.space), persistent=False)
         self._use_sampler(self.config)
 
     def _use_sampler(self, config: Any) -> None:

@@ -11,13 +11,12 @@ U-Net is the easier backbone, the transformer follows fast changes better.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from robopolicy.core.specs import ACTION, ActionSpace, FeatureStats, ObservationSpec
+from robopolicy.core.specs import ACTION
 from robopolicy.paths.convert import Kind
 from robopolicy.paths.vp import VPDiscrete
 from robopolicy.policies.backbones import make_backbone
@@ -35,21 +34,13 @@ class DiffusionPolicy(DenoisingPolicy):
     name: ClassVar[str] = "diffusion"
     config: DiffusionConfig
 
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        observation_spec: ObservationSpec,
-        action_space: ActionSpace,
-        fps: float,
-        stats: Mapping[str, FeatureStats],
-        load_weights: bool = False,
-    ) -> None:
-        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
-        if config.normalization.action == "identity":
-            check_identity(self.stats[ACTION], config.clip_range)
+    def __init__(self, config: DiffusionConfig, *border: Any) -> None:
+        """``border``: the other arguments of ``Policy``."""
+        super().__init__(config, *border)
+        check_identity(config, self.stats[ACTION])
         with torch.device("cpu"):  # tables of numbers, also when the networks are built on "meta"
             path = VPDiscrete.make(config.schedule, config.num_train_steps, config.beta_start, config.beta_end)
-        net = make_backbone(config, action_space.dim, self.encoder.step_dim)
+        net = make_backbone(config, self.action_spec.dim, self.encoder.step_dim)
         self._finish(net, Plain(Kind(config.prediction), path))
 
     def _draw_times(self, n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 from robopolicy.policies.backbone_config import TransformerConfig, UnetConfig
-from robopolicy.policies.chunk_config import SamplingConfig, check_unet_horizon
+from robopolicy.policies.chunk_config import SamplingConfig, check_inference_steps, check_unet_horizon
 
 
 @config_dataclass
@@ -41,10 +41,6 @@ class DiffusionConfig(SamplingConfig):
             check_unet_horizon(self.horizon, len(self.unet.down_dims))
         if self.num_train_steps < 1:
             raise ConfigError(f"num_train_steps must be >= 1, got {self.num_train_steps}")
-        if not 1 <= self.num_inference_steps <= self.num_train_steps:
-            raise ConfigError(
-                f"num_inference_steps must be in 1..num_train_steps={self.num_train_steps}, "
-                f"got {self.num_inference_steps}"
-            )
+        check_inference_steps(self.num_inference_steps, self.num_train_steps, "num_train_steps")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(f"expected 0 < beta_start <= beta_end < 1, got {self.beta_start}, {self.beta_end}")

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from robopolicy.core.errors import ConfigError, PolicyInterfaceError
 from robopolicy.core.policy import Cap
-from robopolicy.core.specs import ActionSpace, ChannelKind, FeatureStats, ObservationSpec
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.memory import Memory
 from robopolicy.nets.energy_transformer import EnergyNet, TransformerEnergy, UnetEnergy
@@ -28,6 +27,7 @@ from robopolicy.paths.none import NoPath
 from robopolicy.policies.base import Noise, Policy
 from robopolicy.policies.ebt_config import EbtConfig
 from robopolicy.policies.energy_objectives import Descent, closest_loss, paper_loss, ranking_loss, soft_closest_loss
+from robopolicy.policies.losses import counted_channels
 from robopolicy.policies.optim import encoder_groups
 from robopolicy.policies.refine import Energy, Refiner, Trace
 from robopolicy.policies.replay import Replay
@@ -53,22 +53,14 @@ class EbtPolicy(Policy):
     config: EbtConfig
     channels: Tensor | None
 
-    def __init__(
-        self,
-        config: EbtConfig,
-        observation_spec: ObservationSpec,
-        action_space: ActionSpace,
-        fps: float,
-        stats: Mapping[str, FeatureStats],
-        load_weights: bool = False,
-    ) -> None:
-        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
-        self.net = _energy_net(config, action_space.dim, self.encoder.step_dim)
+    def __init__(self, config: EbtConfig, *border: Any) -> None:
+        """``border``: the other arguments of ``Policy``."""
+        super().__init__(config, *border)
+        self.net = _energy_net(config, self.action_spec.dim, self.encoder.step_dim)
         if config.refine.scaling == "none":
             self.net.offset.requires_grad_(False)  # a constant in E moves no chunk, so it would get no gradient
         self.path = NoPath()
-        counted = torch.tensor([k is not ChannelKind.PADDING for k in action_space.channel_kinds], device="cpu")
-        self.register_buffer("channels", None if counted.all() else counted.float(), persistent=False)
+        self.register_buffer("channels", counted_channels(self.action_spec.space), persistent=False)
         self.log_step_factor = nn.Parameter(torch.zeros(())) if config.refine.learnable else None
         self.replay = Replay(config.replay.capacity, self.latent_shape) if config.replay.capacity else None
         if self.replay is not None and self.recurrent:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
-from robopolicy.policies.backbone_config import UnetConfig
+from robopolicy.policies.backbone_config import UnetConfig, check_attention, check_dropout
 from robopolicy.policies.chunk_config import ChunkConfig, check_unet_horizon
 from robopolicy.policies.normalization_config import BOUNDED
 
@@ -30,12 +30,10 @@ class EnergyTransformerConfig:
     """Of attention weights; it stays active in the training descent and makes its energies noisy."""
 
     def __post_init__(self) -> None:
-        if min(self.n_layer, self.n_head, self.n_emb) < 1 or self.n_obs_layer < 0:
-            raise ConfigError("n_layer, n_head and n_emb must be >= 1, n_obs_layer >= 0")
-        if self.n_emb % (2 * self.n_head):
-            raise ConfigError(f"n_emb={self.n_emb} must be a multiple of 2 * n_head={2 * self.n_head}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_attention(self.n_layer, self.n_head, self.n_emb)
+        check_dropout(dropout=self.dropout)
+        if self.n_obs_layer < 0:
+            raise ConfigError(f"n_obs_layer must be >= 0, got {self.n_obs_layer}")
 
 
 @config_dataclass

@@ -11,14 +11,14 @@ When to use: wherever Diffusion Policy is, with fewer queries a chunk; as a teac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from robopolicy.core.errors import MissingCapability
 from robopolicy.core.policy import Cap, Prediction
-from robopolicy.core.specs import ACTION, ActionSpace, FeatureStats, ObservationSpec
+from robopolicy.core.specs import ACTION
 from robopolicy.encoders.features import Features
 from robopolicy.paths.convert import Kind, canonical
 from robopolicy.paths.linear import LinearFlow
@@ -68,20 +68,12 @@ class FlowPolicy(DenoisingPolicy):
     config: FlowConfig
     path: LinearFlow
 
-    def __init__(
-        self,
-        config: FlowConfig,
-        observation_spec: ObservationSpec,
-        action_space: ActionSpace,
-        fps: float,
-        stats: Mapping[str, FeatureStats],
-        load_weights: bool = False,
-    ) -> None:
-        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
-        if config.normalization.action == "identity":
-            check_identity(self.stats[ACTION], config.clip_range)
+    def __init__(self, config: FlowConfig, *border: Any) -> None:
+        """``border``: the other arguments of ``Policy``."""
+        super().__init__(config, *border)
+        check_identity(config, self.stats[ACTION])
         self.time_law = make_time_law(config.time_law, **config.time_law_options)
-        net = make_backbone(config, action_space.dim, self.encoder.step_dim)
+        net = make_backbone(config, self.action_spec.dim, self.encoder.step_dim)
         path = LinearFlow(config.noise_at)
         if config.one_step:
             self.lacks = frozenset({Cap.SCORE, Cap.MEAN_DENOISER})

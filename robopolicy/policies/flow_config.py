@@ -12,7 +12,7 @@ from typing import Literal
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 from robopolicy.policies.backbone_config import DitConfig, TransformerConfig, UnetConfig
-from robopolicy.policies.chunk_config import SamplingConfig, check_unet_horizon
+from robopolicy.policies.chunk_config import SamplingConfig, check_inference_steps, check_unet_horizon
 
 # euler keeps the noise that the estimate implies (deterministic), renoise draws it afresh (needs a tape)
 ONE_STEP_SAMPLERS = ("euler", "renoise")
@@ -50,8 +50,7 @@ class FlowConfig(SamplingConfig):
         super().__post_init__()
         if self.backbone == "unet":
             check_unet_horizon(self.horizon, len(self.unet.down_dims))
-        if self.num_inference_steps < 1:
-            raise ConfigError(f"num_inference_steps must be >= 1, got {self.num_inference_steps}")
+        check_inference_steps(self.num_inference_steps)
         if self.consistency_levels < 2:
             raise ConfigError(f"consistency_levels must be >= 2, got {self.consistency_levels}")
         if self.one_step and self.sampler not in ONE_STEP_SAMPLERS:

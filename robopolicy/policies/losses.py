@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from robopolicy.core.specs import ActionSpace, ChannelKind
 
 
 def masked_mean(error: Tensor, mask: Tensor | None = None, channels: Tensor | None = None) -> Tensor:
@@ -20,3 +23,9 @@ def masked_mean(error: Tensor, mask: Tensor | None = None, channels: Tensor | No
         return per_step.mean(-1)
     mask = mask.to(per_step.dtype)
     return (per_step * mask).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def counted_channels(space: ActionSpace) -> Tensor | None:
+    """1 where a channel is an action and 0 where it only pads, ``(D,)``; ``None`` when all count."""
+    counted = torch.tensor([kind is not ChannelKind.PADDING for kind in space.channel_kinds], device="cpu")
+    return None if counted.all() else counted.float()

@@ -15,7 +15,7 @@ from robopolicy.core.specs import (
     ObservationSpec,
 )
 from robopolicy.encoders.cameras import pose_key
-from robopolicy.policies.chunk_config import DEFAULT_KINDS
+from robopolicy.policies.chunk_config import DEFAULT_KINDS, SamplingConfig
 from robopolicy.policies.normalization_config import NormalizationConfig, NormMode
 
 # "identity" promises that the data are normalised already; this much beyond [-1, 1] is a broken promise.
@@ -71,9 +71,11 @@ def select_stats(
     return modes, {key: stats[key] for key in sizes}
 
 
-def check_identity(stats: FeatureStats, clip: float | None) -> None:
-    """Refuse un-normalised actions that the sampler would clip."""
-    reach = max(abs(v) for v in (*stats.min, *stats.max))
+def check_identity(config: SamplingConfig, stats: FeatureStats) -> None:
+    """Refuse un-normalised actions that the sampler would clip; fine wherever actions are normalised."""
+    if config.normalization.action != "identity":
+        return
+    clip, reach = config.clip_range, max(abs(v) for v in (*stats.min, *stats.max))
     if clip is not None and reach > clip * IDENTITY_SLACK:
         raise ConfigError(
             f"identity normalisation, but actions reach {reach:.4g} and the sampler clips at {clip:g}; "

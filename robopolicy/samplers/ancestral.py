@@ -7,31 +7,20 @@ When to use: EDM heads that profit from noise (BESO in the kitchen).  Stochastic
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from robopolicy.core.errors import ConfigError
-from robopolicy.samplers.base import Levels, Sampler
-from robopolicy.samplers.ddim import from_state, split_noise
+from robopolicy.samplers.base import Levels
+from robopolicy.samplers.ddim import EtaSampler, from_state, split_noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ancestral(Sampler):
+class Ancestral(EtaSampler):
     """``eta``: share of fresh noise; 1 is full, 0 falls back to Euler."""
 
     eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
-            raise ConfigError(f"eta must be within [0, 1], got {self.eta}")
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def coefficients(self, levels: Levels) -> Sequence[np.ndarray]:
         return from_state(levels, *split_noise(levels, self.eta))

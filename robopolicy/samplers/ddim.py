@@ -34,15 +34,10 @@ def from_state(levels: Levels, kept: np.ndarray, fresh: np.ndarray) -> tuple[np.
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIM(Sampler):
-    """``eta``: share of fresh noise, 0 (deterministic) to 1 (ancestral).
-
-    ``rederive_eps``: after clipping ``x0``, take the noise direction from the clipped value (consistent with the
-    state) and not from the network (the common default, which Diffusion Policy checkpoints were evaluated with).
-    """
+class EtaSampler(Sampler):
+    """``eta``: share of fresh noise a step, 0 (deterministic) to 1 (ancestral)."""
 
     eta: float = 0.0
-    rederive_eps: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,6 +47,17 @@ class DDIM(Sampler):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIM(EtaSampler):
+    """``eta``: share of fresh noise, 0 (deterministic) to 1 (ancestral).
+
+    ``rederive_eps``: after clipping ``x0``, take the noise direction from the clipped value (consistent with the
+    state) and not from the network (the common default, which Diffusion Policy checkpoints were evaluated with).
+    """
+
+    rederive_eps: bool = False
 
     @property
     def keeps_eps(self) -> bool:
