@@ -1,7 +1,8 @@
 """What docs/results/heads.md compares: trainings and evaluations as data (see ``heads.py``).
 
 Parts: a = all heads, equal budget; b = few steps; c = observation horizon on a task that needs memory; d = a camera
-that moves; e = goals in play data.  Equal budget is equal optimiser steps and batch size on the same demonstrations; time is reported.
+that moves; e = goals in play data.  Equal budget is equal optimiser steps and batch size on the same demonstrations;
+time is reported.
 """
 
 from __future__ import annotations
