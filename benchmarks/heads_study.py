@@ -53,10 +53,10 @@ def _trainings() -> list[Training]:
     for n_obs in HORIZONS:
         for head in ("diffusion", "seed_policy"):
             layout = ("--policy.n_obs_steps", str(n_obs), "--policy.horizon", str(n_obs + 6))
-            options = (*_budget(2000, 128 if head == "diffusion" else 8), *layout)
+            options = (*_budget(1500, 128 if head == "diffusion" else 8), *layout)
             preset = f"configs/panda_recall/{head}.yaml"
             found.append(Training(f"recall_{head}_{n_obs}", "c", preset, "panda_recall", options))
-    found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(4000, 128)))
+    found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(2000, 64)))
     for name, preset in (("rgb", "diffusion_rgb"), ("cloud", "diffusion_cloud")):
         preset = f"configs/panda_push/{preset}.yaml"
         found.append(Training(f"push_{name}", "d", preset, "panda_push_rgbd", _budget(3000)))
