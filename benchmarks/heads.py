@@ -3,6 +3,7 @@
   python benchmarks/heads.py train --data DIR --runs DIR [--only NAME...]      trainings, each resumable
   python benchmarks/heads.py evaluate --runs DIR [--only NAME...]              evaluations, those that exist are kept
   python benchmarks/heads.py adaptive --runs DIR --data DIR                     EBT's own step count, near and far
+  python benchmarks/heads.py latency --runs DIR                                milliseconds a chunk, on a quiet machine
   python benchmarks/heads.py collect --runs DIR --out docs/results/heads.json  every number of the page, one file
   python benchmarks/heads.py page docs/results/heads.json --out docs/results/heads.md
 
@@ -34,7 +35,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("train", "evaluate", "adaptive", "collect"):
+    for verb in ("train", "evaluate", "adaptive", "latency", "collect"):
         sub = verbs.add_parser(verb)
         sub.add_argument("--runs", type=Path, required=True, help="folder of the runs")
         sub.add_argument("--only", nargs="*", help="names of trainings (prefixes will do)")
@@ -56,6 +57,10 @@ def main() -> None:
     if args.verb == "train":
         for training in chosen:
             print(training.name) if args.list else train(training, args.data, args.runs)
+    elif args.verb == "latency":
+        from heads_latency import measure as measure_latency
+
+        measure_latency(args.runs)
     elif args.verb == "adaptive":
         from heads_adaptive import measure
 
@@ -120,7 +125,8 @@ def collected(trainings: list[Training], cells: list[Evaluation], runs: Path) ->
             records[cell.name] = {"training": cell.training, "part": cell.part, **cell.tags, **_cell(path)}
     for path in sorted(runs.glob("*/cells/adaptive.json")):
         records |= {c["name"]: c for c in json.loads(path.read_text())}
-    return {"trainings": costs, "evaluations": records}
+    quiet = runs / "latency.json"
+    return {"trainings": costs, "evaluations": records, "latency": _json(quiet) if quiet.is_file() else {}}
 
 
 def _cell(path: Path) -> dict[str, object]:
