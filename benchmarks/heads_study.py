@@ -68,7 +68,7 @@ def _evaluations() -> list[Evaluation]:
     for head in HEADS:
         option = "--sampler.max_steps" if head == "ebt" else "--sampler.num_inference_steps"
         for steps in STEPS:
-            cell = (option, str(steps))
+            cell = (option, str(steps), *(("--sampler.sampler", "ddim") if head == "beso" else ()))
             tags: dict[str, object] = {"head": head, "steps": steps}
             found.append(Evaluation(f"{head}_{steps}", "a", f"push_{head}", cell, tags))
     for steps in (2, 10, 100):
