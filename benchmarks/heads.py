@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import resource
 import subprocess
@@ -27,6 +28,7 @@ from heads_study import EVALUATIONS, TRAININGS, Evaluation, Training
 
 from robopolicy.core.io import write_atomic
 from robopolicy.evaluation.record import EvaluationRecord
+from robopolicy.evaluation.uncertainty import auroc, scores_of
 
 CLOCK = "cost.json"
 
@@ -143,14 +145,23 @@ def _cell(path: Path) -> dict[str, object]:
         "sampler": record.policy.get("sampler"),
         "num_inference_steps": record.policy.get("num_inference_steps"),
         "info": _info(record),
+        "auroc": _auroc(record),
     }
 
 
 def _info(record: EvaluationRecord) -> dict[str, float]:
     """Means over episodes of what the policy said about its chunks (energy, refinement steps), if anything."""
-    tables = [getattr(e, "info", None) or {} for e in record.scored]
+    tables = [e.info for e in record.scored]
     keys = sorted({k for t in tables for k in t})
     return {k: round(sum(t.get(k, 0.0) for t in tables) / len(tables), 4) for k in keys}
+
+
+def _auroc(record: EvaluationRecord) -> float | None:
+    """Chance that a failed episode has a higher mean energy than a successful one; null without energies."""
+    if not any("energy" in e.info for e in record.scored):
+        return None
+    value = auroc(*scores_of(record))
+    return None if math.isnan(value) else round(value, 3)
 
 
 def _json(path: Path) -> dict[str, object]:

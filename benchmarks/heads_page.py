@@ -14,7 +14,7 @@ from heads_figure import draw
 from heads_study import HEADS, HORIZONS, STEPS, YAWS
 
 from robopolicy.core.io import write_atomic
-from robopolicy.evaluation.intervals import mean_interval, paired_comparison, wilson
+from robopolicy.evaluation.intervals import PairedComparison, mean_interval, paired_comparison, wilson
 
 TITLES = {
     "diffusion": "Diffusion Policy (U-Net, DDIM)",
@@ -61,7 +61,16 @@ def write_page(source: Path, out: Path) -> None:
 
 def page(study: Study) -> str:
     """The whole page as markdown."""
-    parts = [HEADER, part_a(study), part_b(study), part_c(study), part_d(study), part_e(study), commands(study)]
+    parts = [
+        HEADER,
+        claims(study),
+        part_a(study),
+        part_b(study),
+        part_c(study),
+        part_d(study),
+        part_e(study),
+        commands(study),
+    ]
     return "\n\n".join(p.strip() for p in parts if p) + "\n"
 
 
@@ -75,6 +84,55 @@ These are small networks with minutes of training.  What holds here need not hol
 
 ![success against milliseconds, steps, observation horizon and camera angle](heads.png)
 """
+
+
+def claims(study: Study) -> str:
+    """The papers' claims and what was found, by paired tests at 95 %."""
+
+    def row(claim: str, a: Cell | None, b: Cell | None, wanted: str) -> list[str]:
+        if a is None or b is None:
+            return [claim, "not measured"]
+        p = paired(a, b)
+        found = ("better" if p.difference > 0 else "worse") if p.separated else "level"
+        holds = found in wanted.split(" or ")
+        numbers = f"{p.difference:+.2f} [{p.low:+.2f}, {p.high:+.2f}], n = {p.n}"
+        return [claim, f"**{'holds' if holds else 'does not hold'}** ({found}: {numbers})"]
+
+    def one(part: str, head: str, **tags: object) -> Cell | None:
+        return study.one(part, head=head, **tags)
+
+    ddpm = "diffusion, DDPM"
+    ebt = one("a", "ebt", steps=2)
+    rows = [
+        row("BESO: 3 steps do what 50 do", one("a", "beso", steps=50), one("a", "beso", steps=3), "level or better"),
+        row("EBT: 2 refinements do what DDPM does in 100 steps", one("b", ddpm, steps=100), ebt, "level or better"),
+        row("EBT: 2 refinements beat DDPM at 10 steps", one("b", ddpm, steps=10), ebt, "better"),
+        *(
+            row(
+                f"SeedPolicy beats Diffusion Policy with {n} observations",
+                one("c", "diffusion", n_obs_steps=n),
+                one("c", "seed_policy", n_obs_steps=n),
+                "better",
+            )
+            for n in HORIZONS
+        ),
+        *(
+            row(
+                f"3D Diffuser Actor beats the RGB policy with the camera turned by {y} degrees",
+                one("d", "rgb", yaw=y),
+                one("d", "diffuser_actor_3d", yaw=y),
+                "better",
+            )
+            for y in YAWS[1:]
+        ),
+    ]
+    return "## The papers' claims at this scale\n\n" + table(["claim", "found here (difference in success)"], rows)
+
+
+def paired(a: Cell, b: Cell) -> PairedComparison:
+    """B against A on the same seeds."""
+    success = [[c == "1" for c in cell["successes"]] for cell in (a, b)]
+    return paired_comparison(*success, a["max_reward"], b["max_reward"], 0.95)
 
 
 def rate(cell: Cell | None) -> str:
@@ -141,9 +199,7 @@ def versus(study: Study, a: Cell | None, b: Cell | None, names: tuple[str, str])
     """One sentence that compares two cells by paired seeds."""
     if a is None or b is None:
         return f"{names[1]} against {names[0]}: not measured."
-    p = paired_comparison(
-        [c == "1" for c in a["successes"]], [c == "1" for c in b["successes"]], a["max_reward"], b["max_reward"], 0.95
-    )
+    p = paired(a, b)
     verdict = ("better" if p.difference > 0 else "worse") if p.separated else "not separable at this n"
     return (
         f"{names[1]} {rate(b)} against {names[0]} {rate(a)}: difference {p.difference:+.2f} "
@@ -169,7 +225,19 @@ def adaptive(study: Study) -> str:
     rows = [[c["shift"], f"{c['refinement_steps']:.2f}", f"{c['energy']:.3f}", c["n"]] for c in study.part("adaptive")]
     if not rows:
         return ""
-    return ADAPTIVE + table(["shift", "mean refinements", "mean energy", "observations"], rows)
+    return ADAPTIVE + table(["shift", "mean refinements", "mean energy", "observations"], rows) + uncertainty(study)
+
+
+def uncertainty(study: Study) -> str:
+    """Whether EBT's energy foretells failure."""
+    told = [(c["steps"], c["auroc"]) for c in study.part("a", head="ebt") if c.get("auroc") is not None]
+    if not told:
+        return ""
+    listed = ", ".join(f"{value:.2f} with {steps}" for steps, value in told)
+    return (
+        "\n\nThe energy as a warning: chance that a failed episode had the higher mean energy (0.5 says nothing), by "
+        f"number of refinements: {listed}."
+    )
 
 
 ADAPTIVE = """EBT chooses its own number of refinements (stop when the chunk no longer moves).  Held-out observations as
