@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from robopolicy.policies.io import save_policy
 from robopolicy.testing.datasets import make_tiny_dataset
+from robopolicy.testing.heads import BACKBONES, tiny_head
+from robopolicy.testing.tiny import random_observation
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,11 +86,30 @@ def test_add_a_head_runs_as_printed(tmp_path):
     assert "unknown policy type 'imle'" in unknown.stderr
 
 
+@pytest.mark.parametrize("head", BACKBONES)
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md"])
+def test_the_interface_runs_for_every_head(page, head, tmp_path):
+    tiny = tiny_head(head, BACKBONES[head][0], "depth" if head == "diffuser_actor_3d" else "state")
+    save_policy(tiny, tmp_path / "policy")
+    (block,) = blocks(ROOT / page, "python")
+    code, replaced = re.subn(r'load\("runs/\w+"\)', f"load({str(tmp_path / 'policy')!r})", block)
+    assert replaced == 1
+    names = {"observation": random_observation(tiny, 2)}
+    exec(code, names)
+    spec = tiny.action_spec
+    assert names["chunk"].executable.shape == (2, spec.n_action_steps, spec.dim)
+    assert names["candidates"].shape == (2, 30, spec.horizon, spec.dim)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
         if not target.startswith(("http://", "https://", "mailto:")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+    for target, anchor in re.findall(r"\]\(([\w./]*)#([^)\s]+)\)", page.read_text()):
+        titles = re.findall(r"^#+ (.+)$", (page.parent / target if target else page).read_text(), flags=re.M)
+        slugs = [re.sub(r"[^\w -]", "", t.lower()).strip().replace(" ", "-") for t in titles]
+        assert anchor in slugs, f"{page.name} links to #{anchor} of {target or page.name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
