@@ -6,18 +6,27 @@ import os
 import re
 import subprocess
 import sys
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from robopolicy.policies.io import save_policy
+from robopolicy.policies.registry import POLICIES
 from robopolicy.testing.datasets import make_tiny_dataset
 from robopolicy.testing.heads import BACKBONES, tiny_head
 from robopolicy.testing.tiny import random_observation
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CARDS = sorted((ROOT / "policies").glob("*/card.md"))
+FOLDERS = [ROOT / folder / "README.md" for folder in ("configs", "datasets", "policies", "real_robot", "sim")]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *CARDS, *FOLDERS]
+SECTIONS = [
+    *("What it is", "When to choose it", "Options that matter", "What differs from the official code"),
+    *("Published results", "Tested here", "Measured here"),
+]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -99,6 +108,34 @@ def test_the_interface_runs_for_every_head(page, head, tmp_path):
     spec = tiny.action_spec
     assert names["chunk"].executable.shape == (2, spec.n_action_steps, spec.dim)
     assert names["candidates"].shape == (2, 30, spec.horizon, spec.dim)
+
+
+def option_names(config_class: Any) -> set[str]:
+    """Names of the fields of a configuration and of all sections inside it."""
+    names = set()
+    for name, info in config_class.__pydantic_fields__.items():
+        names.add(name)
+        for part in (info.annotation, *typing.get_args(info.annotation)):
+            names |= option_names(part) if hasattr(part, "__pydantic_fields__") else set()
+    return names
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda p: p.parent.name)
+def test_cards_have_one_layout_and_name_real_options(card):
+    text = card.read_text()
+    assert re.findall(r"^## (.+)$", text, flags=re.M) == SECTIONS
+    known = option_names(POLICIES.get(card.parent.name)[0])
+    table = text.partition("## Options that matter")[2].partition("\n## ")[0]
+    named = [n for row in re.findall(r"^\| (`[^|]+) \|", table, flags=re.M) for n in re.findall(r"`([\w.]+)`", row)]
+    assert len(named) >= 5
+    assert [n for n in named if not set(n.split(".")) <= known] == []
+
+
+def test_every_head_has_a_card_and_a_row_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for head in BACKBONES:
+        assert ROOT / "policies" / head / "card.md" in CARDS
+        assert f"policies/{head}/card.md" in readme
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
