@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.policy import Cap, Prediction
-from robopolicy.core.specs import ACTION, ActionSpace, FeatureKind, FeatureStats, ObservationSpec
+from robopolicy.core.specs import ACTION, FeatureKind, FeatureStats
 from robopolicy.encoders.features import Features
 from robopolicy.encoders.memory import Memory
 from robopolicy.encoders.point_cloud import farthest_point_indices
@@ -57,16 +57,9 @@ class DiffuserActor3dPolicy(DenoisingPolicy):
     config: DiffuserActor3dConfig
     net: PoseDenoiser
 
-    def __init__(
-        self,
-        config: DiffuserActor3dConfig,
-        observation_spec: ObservationSpec,
-        action_space: ActionSpace,
-        fps: float,
-        stats: Mapping[str, FeatureStats],
-        load_weights: bool = False,
-    ) -> None:
-        super().__init__(config, observation_spec, action_space, fps, stats, load_weights)
+    def __init__(self, config: DiffuserActor3dConfig, *border: Any) -> None:
+        """``border``: the other arguments of ``Policy``."""
+        super().__init__(config, *border)
         self._check_positions()
         self.latent_shape = (1 if config.mode == "keypose" else config.horizon, POSE)
         with torch.device("cpu"):  # tables of numbers, also when the networks are built on "meta"

@@ -14,7 +14,8 @@ from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import STATE, TASK, FeatureKind
 from robopolicy.encoders.config import SceneConfig
-from robopolicy.policies.chunk_config import SamplingConfig
+from robopolicy.policies.backbone_config import check_dropout
+from robopolicy.policies.chunk_config import SamplingConfig, check_inference_steps
 from robopolicy.policies.pose_layout import PoseLayout
 
 Corner = tuple[float, float, float]
@@ -107,14 +108,10 @@ class DiffuserActor3dConfig(SamplingConfig):
         for name in ("embed_dim", "heads", "fps_factor", "denoise_steps", *layers):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 1 <= self.num_inference_steps <= self.denoise_steps:
-            raise ConfigError(
-                f"num_inference_steps must be in 1..denoise_steps={self.denoise_steps}, got {self.num_inference_steps}"
-            )
+        check_inference_steps(self.num_inference_steps, self.denoise_steps, "denoise_steps")
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(f"expected 0 < beta_start <= beta_end < 1, got {self.beta_start}, {self.beta_end}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_dropout(dropout=self.dropout)
         if min(self.loss_weights) < 0 or not max(self.loss_weights) > 0:
             raise ConfigError(f"loss_weights must be >= 0 and not all 0, got {self.loss_weights}")
         if min(self.position_channels) < 0 or len(set(self.position_channels)) < 3:
