@@ -43,6 +43,7 @@ def main() -> None:
         sub.add_argument("--only", nargs="*", help="names of trainings (prefixes will do)")
         sub.add_argument("--data", type=Path, help="folder of the collected datasets (train)")
         sub.add_argument("--out", type=Path, help="JSON file (collect)")
+        sub.add_argument("--most", type=int, default=1000, help="leave cells of more steps for later (evaluate)")
         sub.add_argument("--list", action="store_true", help="print what would be done")
     page = verbs.add_parser("page")
     page.add_argument("json", type=Path)
@@ -68,7 +69,7 @@ def main() -> None:
 
         measure(args.runs, args.data)
     elif args.verb == "evaluate":
-        for cell in cells:
+        for cell in (c for c in cells if int(str(c.tags.get("steps", 0))) <= args.most):
             print(cell.name) if args.list else evaluate(cell, args.runs)
     else:
         write_atomic(args.out, json.dumps(collected(chosen, cells, args.runs), indent=1))
