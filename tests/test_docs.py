@@ -131,6 +131,18 @@ def test_cards_have_one_layout_and_name_real_options(card):
     assert [n for n in named if not set(n.split(".")) <= known] == []
 
 
+def test_the_table_of_presets_names_every_preset():
+    listed, folder = set(), ""
+    for line in (ROOT / "configs/README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) < 4:
+            continue
+        folder = cells[1].strip("`") or folder
+        if (ROOT / "configs" / folder).is_dir():
+            listed |= {f"{folder}/{name}.yaml" for name in re.findall(r"`(\w+)`", cells[2])}
+    assert listed == {p.relative_to(ROOT / "configs").as_posix() for p in (ROOT / "configs").glob("*/*.yaml")}
+
+
 def test_every_head_has_a_card_and_a_row_in_the_readme():
     readme = (ROOT / "README.md").read_text()
     for head in BACKBONES:
