@@ -174,7 +174,7 @@ def first_batches(case: Case, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--pusht", type=Path, default=Path("../shared/data/pusht/lerobot_v30"))
+    parser.add_argument("--pusht", type=Path, help="folder of the PushT dataset; measured too when given")
     parser.add_argument("--workers", type=int, default=min(14, os.cpu_count() or 1), help="workers of their loader")
     parser.add_argument("--batch", type=int, default=16)
     args = parser.parse_args()
@@ -188,7 +188,7 @@ def main() -> None:
             root, "v3.0", episodes, length, 2, (240, 320), codec="libsvtav1", episodes_per_file=25, textured=True
         )
         rows += measure(Case("2 x 240x320", root, Path(scratch), args.batch, args.workers), args.quick)
-        if args.pusht.is_dir():
+        if args.pusht is not None:
             rows += measure(Case("PushT 96x96", args.pusht, Path(scratch), args.batch, args.workers), args.quick)
     finish(rows, args.out)
 
