@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 RELATIVE = ("delta", "joint_delta")
 # Accelerations below this share of the largest one are rounding, not peaks.
 ROUNDING = 1e-6
+# Fewer key poses an episode than this are hardly more than its last frame.
+FEW = 1.5
 
 
 def stops(still: np.ndarray, gripper: np.ndarray, gap: int = 4) -> np.ndarray:
@@ -126,7 +128,15 @@ class Keyposes:
             later = np.searchsorted(at, rows, side="right").clip(max=len(at) - 1)
             self.next_row[episode.start : episode.stop] = episode.start + at[later]
         count = sum(map(len, self.frames.values()))
-        log.info("%d key poses in %d episodes, %.1f an episode", count, len(episodes), count / max(len(episodes), 1))
+        mean = count / max(len(episodes), 1)
+        log.info("%d key poses in %d episodes, %.1f an episode", count, len(episodes), mean)
+        if mean < FEW:
+            log.warning(
+                "most episodes have no key pose but their last frame, so all that is learned is where they end; raise "
+                "dataset.keyposes.still (now %g), or set dataset.keyposes.rule to the other one (now %s)",
+                config.still,
+                config.rule,
+            )
 
     def _speeds(self, reader: Reader) -> tuple[np.ndarray, np.ndarray]:
         """Speeds ``(N, J)`` and their limits for stops, or the tool's positions ``(N, 3)`` for accelerations."""
