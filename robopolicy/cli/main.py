@@ -33,6 +33,9 @@ a first minute:
   robopolicy evaluate runs/NAME --episodes 100
   robopolicy report runs/NAME
 
+tasks:  panda_lift panda_push panda_stack panda_recall pusht ogbench_cube, or your own package.module:Class
+heads:  diffusion flow beso ebt seed_policy diffuser_actor_3d; presets are configs/<task>/<head>.yaml
+
 exit codes: 0 done, 1 done but with findings or failures, 2 wrong input or missing part (one line says which)
 """
 

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from robopolicy.cli.main import VERBS, main, make_parser
+from robopolicy.policies.registry import POLICIES
+from robopolicy.sim.registry import ENVS
 
 
 def test_help_lists_every_verb_and_imports_no_torch(capsys):
@@ -20,6 +22,12 @@ def test_help_lists_every_verb_and_imports_no_torch(capsys):
         "sys.exit(any(m in sys.modules for m in ('torch', 'mujoco', 'lerobot', 'matplotlib', 'pyarrow')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_help_names_every_task_and_head(capsys):
+    assert main(["--help"]) == 0
+    words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
+    assert {*ENVS, *POLICIES} - {"point_reach"} <= set(words)  # that one is a toy for tests
 
 
 @pytest.mark.parametrize("verb", VERBS)
