@@ -93,10 +93,11 @@ def run(args: argparse.Namespace) -> int:
             )
         config = load_config(words[0], overrides)
         run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(words[0])
-    return _train(config, run_dir, resume=args.resume is not None, progress=not args.quiet)
+    return train_and_tell(config, run_dir, resume=args.resume is not None, progress=not args.quiet)
 
 
-def _train(config: TrainConfig, run_dir: Path, resume: bool, progress: bool) -> int:
+def train_and_tell(config: TrainConfig, run_dir: Path, resume: bool, progress: bool) -> int:
+    """Train, saying where and how it ended; returns the exit code."""
     from robopolicy.training.loop import train
     from robopolicy.training.signals import EXIT_CODES
 

@@ -153,6 +153,19 @@ class EnvironmentConfig:
     """Options of that environment."""
 
 
+@config_dataclass
+class DistillConfig:
+    """Learn from a teacher's solver instead of from the actions of the data (see `robopolicy distill`)."""
+
+    teacher: str
+    """Policy directory of the teacher, a trained flow or diffusion policy."""
+    levels: Annotated[int, Field(ge=2)] = 8
+    """Levels of the teacher's solver (Heun's rule)."""
+    aim: Literal["end", "neighbour"] = "end"
+    """What the student must name from a state on the teacher's way: the end that the solver reaches (2 * levels - 1
+    teacher queries a step, no error builds up), or what it names one level further (consistency: two queries)."""
+
+
 def _policy(value: Any) -> Any:
     from robopolicy.training.config_load import policy_config
 
@@ -204,6 +217,8 @@ class TrainConfig:
     """Non-finite steps."""
     log: LoggingConfig = Field(default_factory=LoggingConfig)
     """Logging."""
+    distill: DistillConfig | None = None
+    """The teacher of a one-step student; null = learn from the data."""
 
     def __post_init__(self) -> None:
         if self.grad_accumulation > self.batch_size:

@@ -1,68 +1,44 @@
-"""Consistency distillation: a student that jumps in one query to where its teacher's solver would arrive.
+"""Distillation to one query: a student that jumps at once to where its teacher's solver would arrive.
 
-Source: Song et al. 2023 (Consistency Models, arXiv 2303.01469), algorithm 2.
+Sources: aim ``end``, Luhman & Luhman 2021 (arXiv 2101.02388), here at every level of the trajectory; aim ``neighbour``,
+consistency distillation, Song et al. 2023 (arXiv 2303.01469), algorithm 2.
 Differs: the teacher may live on any Gaussian path; its levels are matched by noise ratio to those of the student, a
 flow policy, whose velocity form meets the boundary condition and is regular at pure noise.  The teacher's step is
-Heun's; the aim is the live student without gradient (as in Song & Dhariwal 2023, arXiv 2310.14189) and the saved
-weights are their moving average.  The encoder is the teacher's and stays as it is, so it runs once a batch.
+Heun's; the aim of ``neighbour`` is the live student without gradient (as in Song & Dhariwal 2023, arXiv 2310.14189).
+The encoder is the teacher's and stays as it is, so it runs once a batch.
 When to use: after training, where a chunk must come from one network query.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from robopolicy.core.configs import config_dataclass
-from robopolicy.core.errors import ConfigError, NonFiniteLoss
+from robopolicy.core.errors import ConfigError
 from robopolicy.core.policy import Cap, Prediction
-from robopolicy.core.specs import ACTION, ACTION_IS_PAD
+from robopolicy.core.specs import ACTION, ACTION_IS_PAD, FeatureKind
 from robopolicy.encoders.features import Features
 from robopolicy.paths.base import PURE_NOISE, GaussianPath, fit
-from robopolicy.policies.base import CROP, Policy
+from robopolicy.policies.base import CROP, Noise, Policy
 from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.flow import FlowPolicy
 from robopolicy.policies.flow_config import FlowConfig
+from robopolicy.policies.io import WEIGHTS, load_policy
+from robopolicy.policies.losses import masked_mean
 from robopolicy.policies.registry import make_policy
-from robopolicy.training.batches import BatchSource, MicroBatch, WindowSource
-from robopolicy.training.config import EMAConfig, OptimizerConfig
-from robopolicy.training.ema import EMA
-from robopolicy.training.optim import build_optimizer, lr_multiplier, set_lr
-from robopolicy.training.progress import ProgressBar
-
-log = logging.getLogger(__name__)
+from robopolicy.training.config import DistillConfig
+from robopolicy.training.data import Demonstrations
 
 # What the student takes over from a teacher's configuration: all but how the teacher decodes.
 OWN = frozenset({"type", "sampler", "sampler_options", "num_inference_steps", "spacing", "clip", "one_step"})
-SHOW_EVERY = 50
-
-
-@config_dataclass
-class DistillConfig:
-    """One distillation."""
-
-    steps: Annotated[int, Field(ge=1)] = 5000
-    """Optimiser steps."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Windows a step."""
-    lr: Annotated[float, Field(gt=0)] = 3e-4
-    """Peak learning rate (cosine to 0, warm-up over a twentieth of the steps)."""
-    levels: Annotated[int, Field(ge=2)] = 20
-    """Levels of the teacher's solver; neighbours among them must agree."""
-    queries: Annotated[int, Field(ge=1)] = 1
-    """Network queries of the student a chunk; it can be changed afterwards."""
-    seed: int = 42
-    """Data order and noise are functions of it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto = CUDA when there is one."""
-
+# What teacher and student must have in common, because they share the encoder and the units of their chunks.
+SHARED = ("n_obs_steps", "horizon", "n_action_steps", "observation_keys", "encoder", "normalization")
 
 Query = Callable[[Tensor, Tensor], Prediction]
 
@@ -116,12 +92,13 @@ class Ladder:
         x0 = prediction.x0.clamp(-clip, clip)
         return x0, (z - a * x0) / s.clamp(min=1e-12)
 
-    def end(self, query: Query, latent: Tensor, prior_std: float, clip: float | None) -> Tensor:
-        """Where unit-normal latents ``(N, H, D)`` arrive after all levels."""
-        z = latent * prior_std
+    def trajectory(self, query: Query, latent: Tensor, prior_std: float, clip: float | None) -> list[Tensor]:
+        """States ``(N, H, D)`` at all levels, from unit-normal latents to the ends."""
+        states = [latent * prior_std]
         for level in range(len(self)):
-            z = self.step(query, z, torch.full((len(z),), level, device=z.device), clip)
-        return z
+            index = torch.full((len(latent),), level, device=latent.device)
+            states.append(self.step(query, states[-1], index, clip))
+        return states
 
 
 def student_config(teacher: Any, queries: int = 1) -> FlowConfig:
@@ -133,19 +110,28 @@ def student_config(teacher: Any, queries: int = 1) -> FlowConfig:
     return FlowConfig(**shared, one_step=True, sampler="euler", num_inference_steps=queries)
 
 
-def make_student(teacher: Policy, queries: int = 1) -> FlowPolicy:
-    """A one-step flow policy with the teacher's encoder, normalisation and, where they fit, network weights."""
+def check_teacher(teacher: Policy) -> DenoisingPolicy:
+    """``teacher`` if it can be one; ``ConfigError`` in one line otherwise."""
     if not isinstance(teacher, DenoisingPolicy) or not {Cap.SCORE, Cap.MEAN_DENOISER} <= teacher.caps:
         raise ConfigError(f"distill: {type(teacher).__name__} is no teacher; it needs SCORE and MEAN_DENOISER")
     if teacher.recurrent or teacher.needs.chained or teacher.needs.goal_steps:
         raise ConfigError("distill: recurrent and goal-conditioned teachers are not supported; train those directly")
+    return teacher
+
+
+def make_student(teacher: Policy, config: FlowConfig | None = None) -> FlowPolicy:
+    """A one-step flow policy with the teacher's encoder, normalisation and, where they fit, network weights.
+
+    ``config`` (default: ``student_config`` of the teacher's) may change the network, not what both share.
+    """
+    teacher = check_teacher(teacher)
+    config = student_config(teacher.config) if config is None else config
+    if not getattr(config, "one_step", False):
+        raise ConfigError("distill: the student must be a flow policy with one_step: true")
+    if other := [name for name in SHARED if getattr(config, name) != getattr(teacher.config, name)]:
+        raise ConfigError(f"distill: policy.{other[0]} must be the teacher's, {getattr(teacher.config, other[0])!r}")
     student = make_policy(
-        student_config(teacher.config, queries),
-        teacher.observation_spec,
-        teacher.action_spec.space,
-        teacher.fps,
-        teacher.stats,
-        load_weights=False,
+        config, teacher.observation_spec, teacher.action_spec.space, teacher.fps, teacher.stats, load_weights=False
     )
     assert isinstance(student, FlowPolicy)
     own = student.state_dict()
@@ -155,91 +141,100 @@ def make_student(teacher: Policy, queries: int = 1) -> FlowPolicy:
     return student.to(teacher.device)
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """The student, and how far (RMS, normalised units) its chunks are from the teacher's, before and after."""
-
-    student: FlowPolicy
-    before: float
-    after: float
+def check_data(teacher: Policy, demos: Demonstrations) -> None:
+    """``ConfigError`` in one line when the demonstrations are not of the teacher's robot, rate or cameras."""
+    path, reader, space = demos.config.path, demos.reader, teacher.action_spec.space
+    if abs(reader.fps - teacher.fps) > 1e-3:
+        raise ConfigError(
+            f"{path}: {reader.fps:g} frames a second, but the teacher acts at {teacher.fps:g}; give data of its rate"
+        )
+    theirs = reader.action_space()
+    if theirs.dim != space.dim:
+        raise ConfigError(f"{path}: actions have {theirs.dim} channels, the teacher's have {space.dim}")
+    if theirs.names and space.names and theirs.names != space.names:
+        raise ConfigError(f"{path}: actions are {list(theirs.names)}, the teacher's are {list(space.names)}")
+    for feature in teacher.observation_spec.features:
+        if feature.kind is FeatureKind.LANGUAGE:
+            continue
+        if feature.key not in demos.observation_spec:
+            have = ", ".join(demos.observation_spec.keys)
+            raise ConfigError(f"{path}: the teacher observes '{feature.key}', the data have {have}")
+        shape = demos.observation_spec[feature.key].shape
+        if shape != feature.shape:
+            hint = "; set --dataset.image_size" if feature.kind is FeatureKind.IMAGE else ""
+            raise ConfigError(f"{path}: '{feature.key}' is {shape}, the teacher expects {feature.shape}{hint}")
 
 
 class Distiller:
-    """Teacher, student and the loss between them."""
+    """A teacher, what identifies it (``mark``), and what it asks of a student."""
 
-    def __init__(self, teacher: Policy, config: DistillConfig) -> None:
-        self.student = make_student(teacher, config.queries)
-        assert isinstance(teacher, DenoisingPolicy)
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.ladder = Ladder(teacher.path, teacher.path.grid(config.levels, teacher.config.spacing), teacher.device)
-        self.clip = teacher.config.clip_range
+    def __init__(self, teacher: Policy, config: DistillConfig, mark: str = "") -> None:
+        """Puts ``teacher`` in evaluation mode and freezes it."""
+        checked = check_teacher(teacher)
+        self.teacher, self.mark, self.aim = checked, mark, config.aim
+        checked.eval().requires_grad_(False)
+        self.ladder = Ladder(checked.path, checked.path.grid(config.levels, checked.config.spacing), checked.device)
+        self.clip = checked.config.clip_range
+
+    @staticmethod
+    def load(config: DistillConfig, demos: Demonstrations, device: torch.device) -> Distiller:
+        """The teacher from its folder, checked against the data it will be shown."""
+        teacher = load_policy(config.teacher, device)
+        check_data(teacher, demos)
+        weights = (Path(config.teacher) / WEIGHTS).read_bytes()
+        return Distiller(teacher, config, hashlib.sha256(weights).hexdigest()[:16])
 
     @torch.no_grad()
-    def features(self, micro: MicroBatch) -> Features:
-        """Observations through the teacher's encoder, crops as in training."""
+    def features(self, batch: Mapping[str, Any], noise: Noise | None = None) -> Features:
+        """Observations through the teacher's encoder; crops as in training where ``noise`` has their places."""
         teacher = self.teacher
-        obs = {key: micro.batch[key] for key in teacher.observation_spec.keys if key in micro.batch}
-        crops = {c.key: micro.noise[CROP + c.key].to(teacher.device) for c in teacher.encoder.cameras} or None
+        obs = {key: batch[key] for key in teacher.observation_spec.keys if key in batch}
+        crops = None
+        if noise is not None and teacher.encoder.cameras:
+            crops = {c.key: noise[CROP + c.key].to(teacher.device) for c in teacher.encoder.cameras}
         return teacher._encode(teacher.checker.check(obs, values=False), crops)
 
-    def loss(self, micro: MicroBatch) -> Tensor:
-        """Mean consistency loss of a physical batch; gradients reach the student's network only."""
-        teacher, device = self.teacher, self.teacher.device
-        features = self.features(micro)
-        target = teacher.norm.to_model(micro.batch[ACTION].to(device, torch.float32))
-        mask = ~micro.batch[ACTION_IS_PAD].to(device, torch.bool) if teacher.config.mask_padding else None
-        share = 1 - self.student.path.sigma(micro.noise["t"].to(device))  # 0 is pure noise, the ladder's first level
-        index = (share * len(self.ladder)).long().clamp(0, len(self.ladder) - 1)
-        with torch.no_grad():
-            z = teacher.path.add_noise(target, micro.noise["eps"].to(target), self.ladder.times[index])
-            below = self.ladder.step(lambda state, t: teacher.predict(features, state, t), z, index, self.clip)
-            states = self.ladder.to_student(z, index), self.ladder.to_student(below, index + 1)
-        levels = self.ladder.noise[index], self.ladder.noise[index + 1]
-        return self.student.consistency_loss(features, *states, *levels, mask).mean()
-
     @torch.no_grad()
-    def distance(self, student: FlowPolicy, micro: MicroBatch) -> float:
-        """RMS difference between the student's chunks and the ends of the teacher's flow, from equal latents."""
-        features = self.features(micro)
-        latent = micro.noise["eps"].to(self.teacher.device)
-        end = self.ladder.end(
-            lambda z, t: self.teacher.predict(features, z, t), latent, self.teacher.path.prior_std, self.clip
-        )
-        tape = torch.randn(len(latent), student.tape_len, *latent.shape[1:], device=latent.device)
-        chunks = student.decode(features, latent, tape=tape if student.tape_len else None)
-        return float((chunks - end).square().mean().sqrt())
+    def solve(self, features: Features, latent: Tensor) -> list[Tensor]:
+        """The teacher's trajectories from ``latent`` ``(N, H, D)``: states at all levels, the last are the ends."""
+        return self.ladder.trajectory(self._query(features), latent, self.teacher.path.prior_std, self.clip)
+
+    def _query(self, features: Features) -> Query:
+        return lambda z, t: self.teacher.predict(features, z, t)
+
+    def loss(self, student: FlowPolicy, batch: Mapping[str, Any], noise: Noise) -> Tensor:
+        """Per-sample loss ``(B,)`` of a physical batch; gradients reach the student's network only."""
+        teacher, device, ladder = self.teacher, self.teacher.device, self.ladder
+        features = self.features(batch, noise)
+        mask = None
+        if teacher.config.mask_padding:
+            mask = ~torch.as_tensor(batch[ACTION_IS_PAD]).to(device, torch.bool)
+        share = 1 - student.path.sigma(noise["t"].to(device))  # 0 is pure noise, the ladder's first level
+        if self.aim == "end":  # half of all rows at pure noise, where every chunk begins
+            share = (2 * share - 1).clamp(min=0)
+        index = (share * len(ladder)).long().clamp(0, len(ladder) - 1)
+        eps = noise["eps"].to(device)
+        if self.aim == "end":
+            states = torch.stack(self.solve(features, eps))
+            z = ladder.to_student(states[index, torch.arange(len(index), device=device)], index)
+            jump = student._query(features, z, student.native(ladder.noise[index])).x0
+            return masked_mean((jump - states[-1]).square(), mask, student.channels)
+        with torch.no_grad():
+            target = teacher.norm.to_model(torch.as_tensor(batch[ACTION]).to(device, torch.float32))
+            z = teacher.path.add_noise(target, eps, ladder.times[index])
+            below = ladder.step(self._query(features), z, index, self.clip)
+            pair = ladder.to_student(z, index), ladder.to_student(below, index + 1)
+        return student.consistency_loss(features, *pair, ladder.noise[index], ladder.noise[index + 1], mask)
 
 
-def distill(teacher: Policy, windows: WindowSource, config: DistillConfig, *, progress: bool = True) -> Distilled:
-    """Distil ``teacher`` (in evaluation mode afterwards) on ``windows``.
+class DistillLoss(nn.Module):
+    """``Distiller.loss`` as a ``forward``; the teacher is no part of the module, so nothing saves it."""
 
-    Raises ``ConfigError`` for teachers that cannot be, ``NonFiniteLoss`` naming the step when the loss is not finite.
-    """
-    distiller = Distiller(teacher, config)
-    student = distiller.student.eval()  # no dropout: two queries of one loss must be one function
-    source = BatchSource(windows, student.draw_training_noise, config.batch_size, config.seed)
-    warmup = max(1, config.steps // 20)
-    options = OptimizerConfig(lr=config.lr, warmup_steps=warmup, grad_clip=1.0)
-    optimizer = build_optimizer(student, options)
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    ema = EMA(student, EMAConfig())
-    probe = source(config.steps)[0]  # the batch after the last one
-    before = distiller.distance(student, probe)
-    bar = ProgressBar(0, config.steps, progress)
-    for step in range(config.steps):
-        set_lr(optimizer, lr_multiplier(step + 1, options, config.steps))
-        loss = distiller.loss(source(step)[0])
-        if not torch.isfinite(loss):
-            raise NonFiniteLoss(f"the loss is {float(loss.detach())} at step {step}; lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, options.grad_clip or 1.0)
-        optimizer.step()
-        ema.update()
-        bar.advance()
-        if step % SHOW_EVERY == 0:
-            bar.show({"loss": float(loss.detach())})
-    bar.close()
-    averaged = ema.refresh()
-    assert isinstance(averaged, FlowPolicy)
-    return Distilled(averaged, before, distiller.distance(averaged, probe))
+    def __init__(self, policy: Policy, distiller: Distiller) -> None:
+        super().__init__()
+        assert isinstance(policy, FlowPolicy)
+        self.policy, self.distiller = policy, distiller
+
+    def forward(self, batch: dict[str, Any], noise: dict[str, Tensor]) -> Tensor:
+        """Per-sample losses ``(B,)`` of a physical batch."""
+        return self.distiller.loss(self.policy, batch, noise)

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from robopolicy.training.batches import MicroBatch
 from robopolicy.training.config import GuardConfig
-
-if TYPE_CHECKING:
-    from robopolicy.policies.base import Policy
 
 
 class FiniteGuard:
@@ -60,13 +56,16 @@ class FiniteGuard:
 
 
 @torch.no_grad()
-def blame(policy: Policy, micro: Sequence[MicroBatch]) -> str:
-    """Dataset rows and episodes of the samples whose loss is not finite, recomputed with the step's own noise."""
+def blame(objective: nn.Module, micro: Sequence[MicroBatch]) -> str:
+    """Dataset rows and episodes of the samples whose loss is not finite, recomputed with the step's own noise.
+
+    ``objective`` maps a physical batch and its noise to per-sample losses (``step.PolicyLoss``).
+    """
     rows: list[tuple[int, int]] = []
     worst: list[tuple[float, int, int]] = []
     for part in micro:
-        part = part.to(next(policy.parameters()).device)
-        losses = policy.loss(part.batch, noise=part.noise)[0].float().cpu()
+        part = part.to(next(objective.parameters()).device)
+        losses = objective(part.batch, part.noise).float().cpu()
         # A chain of windows is named by its first one.
         index, own = (part.batch[k].reshape(len(losses), -1)[:, 0].tolist() for k in ("index", "episode_index"))
         where = zip(index, own, losses.tolist(), strict=True)

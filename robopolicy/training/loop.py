@@ -116,6 +116,8 @@ class Trainer:
         batches = Prefetcher(self.s.source, begin, steps, self.s.config.prefetch)
         stopped = None
         try:
+            if begin == 0 and self.s.config.distill is not None and self.s.validate is not None:
+                self._record("val", self._validation, False)  # what distillation starts from
             for step, micro in enumerate(batches, begin):
                 set_lr(self.s.optimizer, lr_multiplier(step + 1, self.s.config.optimizer, steps))
                 result = self._step(micro, step)
@@ -178,13 +180,17 @@ class Trainer:
         All processes agree on the first; only the main one knows the second.
         """
         config, measured, score = self.s.config, False, None
-        if self.s.open_loop is not None and self._due(config.validation.every):
-            score = self._record("val", lambda policy, _: self.s.open_loop(policy), self.rollouts)  # type: ignore[misc]
+        if self.s.validate is not None and self._due(config.validation.every):
+            score = self._record("val", self._validation, self.rollouts)
             measured = not self.rollouts
         if self.rollouts and self._due(config.eval.every):
             assert self.evaluator is not None
             measured, score = True, self._record("eval", self.evaluator, True)
         return measured, score
+
+    def _validation(self, policy: Policy, step: int) -> Mapping[str, float]:
+        assert self.s.validate is not None
+        return self.s.validate(policy)
 
     def _record(self, kind: str, measure: Evaluator, from_rollouts: bool) -> list[float] | None:
         with self._aside():
@@ -222,7 +228,7 @@ class Trainer:
         """Name the samples of skipped steps; stop, with a checkpoint, when there were too many."""
         for step in bad_steps:
             torch.manual_seed(self.s.stepper.dropout_seed(step, 0))
-            message = f"step {step}: skipped, gradient not finite; {blame(self.s.policy, self.s.source(step))}"
+            message = f"step {step}: skipped, gradient not finite; {blame(self.s.objective, self.s.source(step))}"
             log.warning(message)
             self.loggers.log(step + 1, "train", {"skipped": 1.0})
             if self.guard.exhausted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, InitProcessGroupKwargs
+from torch import nn
 
 from robopolicy.core.errors import CheckpointError, ConfigError, DatasetError
 from robopolicy.core.seeding import derive_seed
@@ -26,6 +28,8 @@ from robopolicy.training.checkpoint import Progress, latest_checkpoint, load_tra
 from robopolicy.training.config import TrainConfig
 from robopolicy.training.config_load import config_to_dict
 from robopolicy.training.data import Demonstrations, fingerprint
+from robopolicy.training.distill import Distiller, DistillLoss, make_student
+from robopolicy.training.distill_validation import TeacherDistance
 from robopolicy.training.ema import EMA
 from robopolicy.training.optim import build_optimizer
 from robopolicy.training.step import PolicyLoss, Stepper
@@ -45,9 +49,10 @@ class Session:
     policy: Policy
     ema: EMA
     optimizer: torch.optim.AdamW
+    objective: nn.Module
     stepper: Stepper
     source: BatchSource
-    open_loop: OpenLoop | None
+    validate: Callable[[Policy], dict[str, float]] | None
     progress: Progress
 
 
@@ -65,22 +70,28 @@ def build_session(config: TrainConfig, run: Path, resume: bool, accelerator: Acc
     demos = Demonstrations.open(config.dataset)
     config = dataclasses.replace(config, policy=with_vocabulary(config.policy, demos))
     checkpoint = latest_checkpoint(run, sweep=accelerator.is_main_process) if resume else None
-    policy, average = _policies(config, demos, checkpoint)
-    policy.to(accelerator.device).train()
+    distiller = None
+    if config.distill is not None:
+        distiller = Distiller.load(config.distill, demos, accelerator.device)
+    policy, average = _policies(config, demos, checkpoint, distiller)
+    policy.to(accelerator.device).train(distiller is None)  # no dropout: a student must agree with itself
     average = None if average is None else average.to(accelerator.device)
     optimizer = build_optimizer(policy, config.optimizer)
     windows = demos.windows(policy.observation_spec, policy.action_spec, demos.training, policy.needs)
     data = fingerprint(windows, demos.reader)
+    if distiller is not None:
+        data["teacher"] = distiller.mark
     progress = Progress(data=data)
     if checkpoint is not None:
         progress = load_training(checkpoint, policy, optimizer)
         if progress.data != data:
             raise CheckpointError(
-                f"{run}: the dataset {config.dataset.path} changed since the run began; "
+                f"{run}: the dataset {config.dataset.path}{_teacher(config)} changed since the run began; "
                 f"expected {progress.data}, got {data}"
             )
         log.info("resuming %s from step %d", run, progress.step)
     ema = EMA(policy, config.ema, average, progress.ema_calls)
+    objective = PolicyLoss(policy) if distiller is None else DistillLoss(policy, distiller)
     return Session(
         config=config,
         config_yaml=yaml.safe_dump(config_to_dict(config), sort_keys=False),
@@ -89,19 +100,31 @@ def build_session(config: TrainConfig, run: Path, resume: bool, accelerator: Acc
         policy=policy,
         ema=ema,
         optimizer=optimizer,
-        stepper=_stepper(config, accelerator, policy, optimizer),
+        objective=objective,
+        stepper=_stepper(config, accelerator, objective, optimizer),
         source=_source(config, accelerator, policy, windows),
-        open_loop=_open_loop(config, demos, policy),
+        validate=_validation(config, demos, policy, distiller),
         progress=progress,
     )
 
 
-def _policies(config: TrainConfig, demos: Demonstrations, checkpoint: Path | None) -> tuple[Policy, Policy | None]:
+def _teacher(config: TrainConfig) -> str:
+    return "" if config.distill is None else f" or the teacher {config.distill.teacher}"
+
+
+def _policies(
+    config: TrainConfig, demos: Demonstrations, checkpoint: Path | None, distiller: Distiller | None
+) -> tuple[Policy, Policy | None]:
     """The live policy and, when resuming, the average; the initial weights are a function of the seed."""
     torch.manual_seed(derive_seed("init", config.seed))
     if checkpoint is not None:
         average = read_policy_files(checkpoint / "policy")
-        return copy.deepcopy(average), average
+        live = copy.deepcopy(average)
+        if distiller is not None:
+            live.encoder.requires_grad_(False)
+        return live, average
+    if distiller is not None:
+        return make_student(distiller.teacher, config.policy), None
     spec = select_features(demos.observation_spec, config.policy.observation_keys, config.policy.default_kinds)
     stats = demos.stats(spec)
     reader = demos.reader
@@ -121,7 +144,9 @@ def with_vocabulary(config: Any, demos: Demonstrations) -> Any:
     return dataclasses.replace(config, encoder=dataclasses.replace(encoder, language=language))
 
 
-def _open_loop(config: TrainConfig, demos: Demonstrations, policy: Policy) -> OpenLoop | None:
+def _validation(
+    config: TrainConfig, demos: Demonstrations, policy: Policy, distiller: Distiller | None
+) -> OpenLoop | TeacherDistance | None:
     if not demos.validation or not config.validation.every:
         return None
     try:
@@ -129,13 +154,15 @@ def _open_loop(config: TrainConfig, demos: Demonstrations, policy: Policy) -> Op
     except DatasetError as e:
         log.warning("no open-loop validation: %s", e)
         return None
-    return OpenLoop(windows, config.validation.windows, config.seed)
+    open_loop = OpenLoop(windows, config.validation.windows, config.seed)
+    return open_loop if distiller is None else TeacherDistance(open_loop, distiller)
 
 
-def _stepper(config: TrainConfig, accelerator: Accelerator, policy: Policy, optimizer: torch.optim.AdamW) -> Stepper:
-    module = accelerator.prepare_model(PolicyLoss(policy))
+def _stepper(
+    config: TrainConfig, accelerator: Accelerator, objective: nn.Module, optimizer: torch.optim.AdamW
+) -> Stepper:
     return Stepper(
-        module,
+        accelerator.prepare_model(objective),
         optimizer,
         accelerator,
         batch_size=config.batch_size,

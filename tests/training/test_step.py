@@ -83,12 +83,12 @@ def test_a_non_finite_gradient_changes_nothing_and_is_blamed():
     assert [bool(torch.isfinite(r.norm)) for r in results] == [False] * 3
     assert all(torch.equal(before[k], after[k]) for k in before)
     assert not optimizer.state
-    assert blame(policy, source(0)) == "the loss is not finite for the windows at row 7 (episode 1)"
+    assert blame(PolicyLoss(policy), source(0)) == "the loss is not finite for the windows at row 7 (episode 1)"
 
 
 def test_an_overflow_without_a_bad_sample_names_the_largest_loss():
     policy, _, source, _ = run()
-    text = blame(policy, source(0))
+    text = blame(PolicyLoss(policy), source(0))
     with torch.no_grad():
         (part,) = source(0)
         worst = int(part.batch["index"][policy.loss(part.batch, noise=part.noise)[0].argmax()])
