@@ -16,7 +16,7 @@ from robopolicy.policies.denoising import DenoisingPolicy
 from robopolicy.policies.io import load_policy, save_policy
 from robopolicy.samplers.registry import SAMPLERS
 from robopolicy.testing.bad_observations import bad_observations
-from robopolicy.testing.check_policy import check_policy
+from robopolicy.testing.check_policy import check_policy, tolerance
 from robopolicy.testing.heads import BACKBONES, SPECS, rows, tiny_head
 from robopolicy.testing.tiny import random_batch, random_observation
 
@@ -76,7 +76,8 @@ def test_legal_combinations_train_save_load_and_act_with_every_sampler(head, bac
         assert np.abs(chunks).max() <= 1.0, sampler
         assert np.array_equal(chunks, act(loaded, obs)), f"{sampler}: not bit-equal after saving and loading"
         alone = [act(policy, {k: v[i : i + 1] for k, v in obs.items()}, [key]) for i, key in enumerate(KEYS)]
-        assert np.abs(np.concatenate(alone) - chunks).max() <= 1e-5 * span, f"{sampler}: batch differs from single"
+        gap = np.abs(np.concatenate(alone) - chunks).max() / span
+        assert gap <= tolerance(policy), f"{sampler}: batch differs from single"
 
 
 @pytest.mark.parametrize(("head", "backbone", "kind"), ROWS, ids=["-".join(r) for r in ROWS])
