@@ -169,7 +169,7 @@ def test_the_frozen_trunk_neither_learns_nor_moves():
     loud.sum().backward()
     assert all(p.grad is None for p in encoder.backbone.trunk.parameters())
     assert not any(p.requires_grad for p in encoder.backbone.trunk.parameters())
-    assert encoder.backbone.fpn.layer_blocks[2][0].weight.grad is not None
+    assert float(encoder.backbone.fpn.layer_blocks[2][0].weight.grad.abs().max()) > 0
 
 
 def test_released_clip_weights_load_from_a_local_file_only(tmp_path):

@@ -42,7 +42,9 @@ def test_the_exact_denoiser_attains_the_floor(kind, column, row):
     assert error.mean().item() == pytest.approx(row[column], abs=4 * error.std().item() / math.sqrt(100 * n))
 
 
-@pytest.mark.parametrize(("std", "floor"), [(0.02, 0.0314159), (0.1, 0.1570796), (0.5, 0.7853982), (1.0, 1.5707963)])
+@pytest.mark.parametrize(
+    ("std", "floor"), [(0.02, 0.0314159), (0.1, 0.1570796), (0.3, 0.4712389), (0.5, 0.7853982), (1.0, 1.5707963)]
+)
 def test_flow_floor_is_half_pi_times_the_width(std, floor):
     path = LinearFlow(noise_at=1)
     t = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000

@@ -237,6 +237,18 @@ def test_the_memory_follows_the_model_to_another_precision():
         assert twin.encoder.temporal(tokens, recalled).state.dtype == torch.float64
 
 
+def test_what_is_carried_does_not_grow_with_the_episode():  # O1
+    policy = build()
+    policy.set_sampler(num_inference_steps=1)
+    obs, sizes = random_observation(policy, 2), []
+    for plan in range(200):
+        policy.act(obs, [(plan, 0), (plan, 1)])
+        if plan + 1 in (10, 200):
+            states = policy.memories.gather([0, 1], policy.blank_memory()).state
+            sizes.append((len(policy.memories), states.shape, states.untyped_storage().nbytes()))
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.parametrize("steps", [16, 64])
 def test_long_observation_windows(steps):
     policy = build(n_obs_steps=steps, horizon=steps + 8, n_action_steps=4, backbone="transformer")
