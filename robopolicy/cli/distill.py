@@ -15,7 +15,7 @@ often set (besides every option of `robopolicy train --help all`):
   --dataset PATH        demonstrations whose observations are shown (default: those of the teacher's run, same split)
   --steps 2000          optimiser steps          --batch_size 64       windows a step
   --lr 3e-4             peak learning rate (= --optimizer.lr)
-  --levels 8            levels of the teacher's solver (= --distill.levels)
+  --levels 10           levels of the teacher's solver (= --distill.levels); --distill.solver heun asks twice a level
   --aim end             or neighbour: consistency of neighbouring levels, cheaper a step, far slower to converge
   --queries 1           network queries of the student a chunk (= --policy.num_inference_steps)
   --device cpu          --seed 42

@@ -159,11 +159,14 @@ class DistillConfig:
 
     teacher: str
     """Policy directory of the teacher, a trained flow or diffusion policy."""
-    levels: Annotated[int, Field(ge=2)] = 8
-    """Levels of the teacher's solver (Heun's rule)."""
+    levels: Annotated[int, Field(ge=2)] = 10
+    """Steps of the teacher's solver."""
+    solver: Literal["euler", "heun"] = "euler"
+    """One teacher query a level (on diffusion paths that is DDIM) or two.  Heun's last step is Euler's, so that with
+    few levels it is hardly more exact."""
     aim: Literal["end", "neighbour"] = "end"
-    """What the student must name from a state on the teacher's way: the end that the solver reaches (2 * levels - 1
-    teacher queries a step, no error builds up), or what it names one level further (consistency: two queries)."""
+    """What the student must name from a state on the teacher's way: the end that the solver reaches (the whole way is
+    solved each step, no error builds up), or what it names one level further (consistency: one solver step)."""
 
 
 def _policy(value: Any) -> Any:

@@ -3,9 +3,9 @@
 Sources: aim ``end``, Luhman & Luhman 2021 (arXiv 2101.02388), here at every level of the trajectory; aim ``neighbour``,
 consistency distillation, Song et al. 2023 (arXiv 2303.01469), algorithm 2.
 Differs: the teacher may live on any Gaussian path; its levels are matched by noise ratio to those of the student, a
-flow policy, whose velocity form meets the boundary condition and is regular at pure noise.  The teacher's step is
-Heun's; the aim of ``neighbour`` is the live student without gradient (as in Song & Dhariwal 2023, arXiv 2310.14189).
-The encoder is the teacher's and stays as it is, so it runs once a batch.
+flow policy, whose velocity form meets the boundary condition and is regular at pure noise.  The aim of ``neighbour`` is
+the live student without gradient (as in Song & Dhariwal 2023, arXiv 2310.14189).  The encoder is the teacher's and
+stays as it is, so it runs once a batch.
 When to use: after training, where a chunk must come from one network query.
 """
 
@@ -50,10 +50,12 @@ class Ladder:
     fraction at the same ratio) ``(L + 1,)``.  Levels beyond ``PURE_NOISE`` are the student's pure noise.
     """
 
-    def __init__(self, path: GaussianPath, times: Tensor, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, path: GaussianPath, times: Tensor, device: torch.device | str = "cpu", *, heun: bool = True
+    ) -> None:
         if path.per_channel:
             raise ConfigError("distillation needs one noise level for all channels; this teacher has one for each")
-        self.times = times.to(device)
+        self.times, self.heun = times.to(device), heun
         alpha, sigma = (torch.from_numpy(level) for level in path.levels(times.tolist()))
         pure = sigma > PURE_NOISE * alpha
         noise = torch.where(pure, torch.ones_like(sigma), sigma / (alpha + sigma))
@@ -71,12 +73,12 @@ class Ladder:
         return z * fit(torch.where(sigma > 0, noise / sigma.clamp(min=1e-12), torch.ones_like(sigma)), index, z)
 
     def step(self, query: Query, z: Tensor, index: Tensor, clip: float | None) -> Tensor:
-        """States one level further by Heun's rule in ``dz = x0 d(alpha) + eps d(sigma)``, by Euler's into the last."""
+        """States one level further in ``dz = x0 d(alpha) + eps d(sigma)``: Heun's rule, but Euler's into the last."""
         a, s, a2, s2 = (fit(level[i], index, z) for i in (index, index + 1) for level in (self.alpha, self.sigma))
         x0, eps = self._answer(query, z, self.times[index], a, s, clip)
         ahead = a2 * x0 + s2 * eps
         last = index + 1 == len(self)
-        if bool(last.all()):
+        if not self.heun or bool(last.all()):
             return ahead
         there = self.times[(index + 1).clamp(max=len(self) - 1)]
         x0_ahead, eps_ahead = self._answer(query, ahead, there, a2, s2, clip)
@@ -173,7 +175,8 @@ class Distiller:
         checked = check_teacher(teacher)
         self.teacher, self.mark, self.aim = checked, mark, config.aim
         checked.eval().requires_grad_(False)
-        self.ladder = Ladder(checked.path, checked.path.grid(config.levels, checked.config.spacing), checked.device)
+        times = checked.path.grid(config.levels, checked.config.spacing)
+        self.ladder = Ladder(checked.path, times, checked.device, heun=config.solver == "heun")
         self.clip = checked.config.clip_range
 
     @staticmethod

@@ -15,6 +15,7 @@ from robopolicy.policies.base import Policy
 from robopolicy.policies.flow import FlowPolicy
 from robopolicy.policies.flow_config import FlowConfig
 from robopolicy.policies.registry import make_policy
+from robopolicy.samplers.registry import make_sampler
 from robopolicy.testing.check_policy import check_policy
 from robopolicy.testing.teachers import GaussianTeacher
 from robopolicy.testing.tiny import TINY_ENCODER, TINY_UNET, tiny_policy, tiny_spec, unit_stats
@@ -104,6 +105,16 @@ def test_the_ladder_ends_where_the_exact_flow_ends(path: GaussianPath, times: Te
     torch.testing.assert_close(end, MEAN + STD * latent, atol=error * 2, rtol=0)
 
 
+@pytest.mark.parametrize(("path", "spacing"), [(LinearFlow(0), "linear"), (VPDiscrete.make(), "trailing")])
+def test_the_euler_ladder_is_the_decoder_of_the_heads(path, spacing):
+    """Euler on a linear flow, DDIM on a diffusion path: the chunks that the teacher itself would give."""
+    teacher, times = GaussianTeacher(path, MEAN, STD), path.grid(10, spacing)
+    latent = torch.linspace(-2, 2, 9).reshape(9, 1, 1)
+    end = Ladder(path, times, heun=False).trajectory(teacher, latent, path.prior_std, None)[-1]
+    own = make_sampler("euler" if spacing == "linear" else "ddim")(teacher, path, times, latent * path.prior_std)
+    torch.testing.assert_close(end, own, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("path", [LinearFlow(1), VE(0.01, 40.0), VPDiscrete.make()])
 def test_states_keep_their_noise_ratio_on_the_way_to_the_student(path):
     times = path.grid(10, {"LinearFlow": "linear", "VE": "karras", "VPDiscrete": "trailing"}[type(path).__name__])
@@ -130,7 +141,7 @@ def test_the_exact_jump_has_no_loss_and_others_do(aim):
     teacher = flow_policy()
     student = make_student(teacher).eval()
     teacher.net = Fixed(teacher)
-    distiller = Distiller(teacher, config(levels=40, aim=aim))
+    distiller = Distiller(teacher, config(levels=40, solver="heun", aim=aim))
     batch = to_tensors(OneState().gather(np.arange(64)))
     noise = student.draw_training_noise(64, torch.Generator().manual_seed(0))
     mean = MEAN * batch[STATE][:, :1, :1].sign()
@@ -164,7 +175,7 @@ def learn(teacher: Policy, steps: int, aim: str) -> tuple[FlowPolicy, dict[str, 
     network, student = teacher.net, make_student(teacher).eval()
     teacher.net = Fixed(teacher)
     teacher.net.optim_groups = network.optim_groups  # type: ignore[union-attr]
-    distiller = Distiller(teacher, config(levels=8, aim=aim))
+    distiller = Distiller(teacher, config(levels=8, solver="heun", aim=aim))
     measure = TeacherDistance(OpenLoop(OneState(), 32, 0), distiller)
     options = OptimizerConfig(lr=1e-2, warmup_steps=20, grad_clip=1.0)
     optimizer = build_optimizer(student, options)
@@ -198,7 +209,7 @@ def test_the_distance_of_the_teachers_own_jump_is_the_solvers_error():
     teacher = flow_policy()
     student = make_student(teacher).eval()
     teacher.net = Fixed(teacher)
-    measure = TeacherDistance(OpenLoop(OneState(), 32, 0), Distiller(teacher, config(levels=40)))
+    measure = TeacherDistance(OpenLoop(OneState(), 32, 0), Distiller(teacher, config(levels=40, solver="heun")))
     untrained = measure(student)
 
     def jump(ctx, z: Tensor, *, tape=None) -> Tensor:
