@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLOURS = dict(zip((*HEADS, "cloud", "rgb"), plt.get_cmap("tab10").colors, strict=False))
+COLOURS = dict(zip((*HEADS, "rgb"), plt.get_cmap("tab10").colors, strict=False))
 SHORT = {
     "diffusion": "Diffusion Policy",
     "flow": "flow matching",
@@ -25,7 +25,6 @@ SHORT = {
     "seed_policy": "SeedPolicy",
     "diffuser_actor_3d": "3D Diffuser Actor",
     "rgb": "Diffusion Policy, RGB",
-    "cloud": "Diffusion Policy, cloud",
 }
 
 
@@ -39,7 +38,7 @@ def draw(study: Study, path: Path) -> None:
     for head in ("diffusion", "seed_policy"):
         cells = [(n, c) for n in HORIZONS if (c := study.one("c", head=head, n_obs_steps=n))]
         _line(axes[1, 0], [n for n, _ in cells], [c for _, c in cells], head)
-    for head in ("diffuser_actor_3d", "cloud", "rgb"):
+    for head in ("diffuser_actor_3d", "rgb"):
         cells = [(y, c) for y in YAWS if (c := study.one("d", head=head, yaw=y))]
         _line(axes[1, 1], [y for y, _ in cells], [c for _, c in cells], head)
     titles = ("a. milliseconds a chunk (one thread)", "a. denoising or refinement steps")

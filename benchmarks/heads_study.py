@@ -57,9 +57,7 @@ def _trainings() -> list[Training]:
             preset = f"configs/panda_recall/{head}.yaml"
             found.append(Training(f"recall_{head}_{n_obs}", "c", preset, "panda_recall", options))
     found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(2000, 64)))
-    for name, preset in (("rgb", "diffusion_rgb"), ("cloud", "diffusion_cloud")):
-        preset = f"configs/panda_push/{preset}.yaml"
-        found.append(Training(f"push_{name}", "d", preset, "panda_push_rgbd", _budget(3000)))
+    found.append(Training("push_rgb", "d", "configs/panda_push/diffusion_rgb.yaml", "panda_push_rgbd", _budget(3000)))
     return found
 
 
@@ -90,7 +88,7 @@ def _evaluations() -> list[Evaluation]:
         goal = ("--sampler.guidance", str(guidance), "--sampler.num_inference_steps", "3")
         tags = {"head": "beso", "guidance": guidance}
         found.append(Evaluation(f"ogbench_{guidance:g}", "e", "ogbench_beso", goal, tags))
-    for name in ("diffuser_actor_3d", "rgb", "cloud"):
+    for name in ("diffuser_actor_3d", "rgb"):
         for yaw in YAWS:
             tags = {"head": name, "yaw": yaw}
             cell = ("--env.camera_yaw", str(yaw))
