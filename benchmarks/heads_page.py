@@ -303,9 +303,9 @@ def weak_3d(study: Study) -> str:
     if actor is None or rgb is None or actor["successes"].count("1") >= rgb["successes"].count("1"):
         return ""
     return """
-With the camera in its place 3D Diffuser Actor is already behind: it has not learned the task in this budget (its error on
-training windows equals that on held-out ones, so it is short of training, not of data).  What it keeps when the camera
-moves therefore says little about the claim, which needs a 3D policy that works to begin with.
+With the camera in its place 3D Diffuser Actor is already behind: it has not learned the task in this budget (its error
+on training windows equals that on held-out ones, so it is short of training, not of data).  What it keeps when the
+camera moves therefore says little about the claim, which needs a 3D policy that works to begin with.
 """
 
 
