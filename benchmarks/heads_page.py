@@ -319,7 +319,7 @@ def part_e(study: Study) -> str:
     return f"""
 ## e. Goals, from play data without tasks
 
-BESO on OGBench's two-cube play (40 episodes, 20,040 steps, published by others), goals drawn from later frames; 2,000
+BESO on OGBench's two-cube play (40 episodes, 20,040 steps, published by others), goals drawn from later frames; 1,000
 steps of 64 windows, three denoising steps.  `ogbench_cube` asks for the five published goals in turn, n = 100
 episodes, 20 a goal.  The score is the largest share of cubes that lay in their places.
 

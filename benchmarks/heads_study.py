@@ -56,7 +56,7 @@ def _trainings() -> list[Training]:
             options = (*_budget(1500, 128 if head == "diffusion" else 8), *layout)
             preset = f"configs/panda_recall/{head}.yaml"
             found.append(Training(f"recall_{head}_{n_obs}", "c", preset, "panda_recall", options))
-    found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(2000, 64)))
+    found.append(Training("ogbench_beso", "e", "configs/ogbench_cube/beso.yaml", "ogbench_cube", _budget(1000, 64)))
     found.append(Training("push_rgb", "d", "configs/panda_push/diffusion_rgb.yaml", "panda_push_rgbd", _budget(3000)))
     return found
 
@@ -84,7 +84,7 @@ def _evaluations() -> list[Evaluation]:
         for head in ("diffusion", "seed_policy"):
             tags = {"head": head, "n_obs_steps": n_obs}
             found.append(Evaluation(f"recall_{head}_{n_obs}", "c", f"recall_{head}_{n_obs}", (), tags))
-    for guidance in (1.0, 0.0):
+    for guidance in (1.0,):
         goal = ("--sampler.guidance", str(guidance), "--sampler.num_inference_steps", "3")
         tags = {"head": "beso", "guidance": guidance}
         found.append(Evaluation(f"ogbench_{guidance:g}", "e", "ogbench_beso", goal, tags))

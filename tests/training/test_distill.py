@@ -198,7 +198,9 @@ def test_a_student_learns_its_teachers_jump(kind, aim):
     student, before, after = learn(teacher, 300, aim)
     assert student.denoiser_calls == 1
     assert after["teacher_distance"] < 0.25 * before["teacher_distance"]
-    assert after["teacher_spread"] == before["teacher_spread"] == pytest.approx(STD * 2**0.5, rel=0.25)
+    # Ten Euler levels leave data of this width 20 to 30 % too narrow, whatever the teacher (flow spec, table 10.1).
+    assert after["teacher_spread"] == before["teacher_spread"]
+    assert 0.65 < after["teacher_spread"] / (STD * 2**0.5) < 1.1
     ctx = student.encode({STATE: torch.ones(1, 2, 3) * 0.5})
     drawn = student.sample(ctx, 400, torch.Generator().manual_seed(0))
     assert float(drawn.mean()) == pytest.approx(MEAN, abs=0.08)
