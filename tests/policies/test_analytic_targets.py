@@ -57,14 +57,15 @@ CASES = {
         },
         500, mean=0.7, std=0.3, weights=0.25, inside=0.65, width=(0.3, 2.5),
     ),
-    # Trained with L1, so its noise estimates are medians: mode weights drift further than with a mean.
+    # Trained with L1, so its noise estimates are medians, and with a quarter of the others' samples, because every row
+    # attends to the scene: modes are wider and drift further, but all are there with their weights.
     "diffuser_actor_3d": Case(
         {
             "type": "diffuser_actor_3d", **TINY_ACTOR, "scene": TINY_SCENE, "use_state": True,
             "observation_keys": list(SPECS["depth"].keys), "pos_schedule": "squaredcos_cap_v2",
-            "denoise_steps": 50, "num_inference_steps": 15, "sampler": "ddim",
+            "denoise_steps": 50, "num_inference_steps": 8, "sampler": "ddim",
         },
-        400, batch=96, mean=0.25, std=0.3, weights=0.2, inside=0.7, width=(0.3, 2.0),
+        600, batch=96, mean=0.4, std=0.4, weights=0.15, inside=0.45, width=(0.3, 2.6),
     ),
 }  # fmt: skip
 
