@@ -188,7 +188,7 @@ Success by number of steps:
 
 {table(["head", *map(str, STEPS)], rows)}
 
-Milliseconds a chunk for one observation, one thread (median):
+Milliseconds a chunk for one observation, one thread (median; `benchmarks/heads.py latency`, apart from the episodes):
 
 {table(["head", *map(str, STEPS)], speed)}
 """
@@ -339,6 +339,8 @@ robopolicy collect panda_recall --episodes 200 --cameras --out DATA/panda_recall
 robopolicy data convert cube-double-play-v0.npz DATA/ogbench_cube
 python benchmarks/heads.py train --data DATA --runs RUNS
 python benchmarks/heads.py evaluate --runs RUNS
+python benchmarks/heads.py adaptive --runs RUNS --data DATA
+python benchmarks/heads.py latency --runs RUNS
 python benchmarks/heads.py collect --runs RUNS --out docs/results/heads.json
 python benchmarks/heads.py page docs/results/heads.json --out docs/results/heads.md
 ```
