@@ -179,7 +179,8 @@ def part_a(study: Study) -> str:
 
 `panda_push`: push a puck into a ring, 200 scripted demonstrations, 3,000 optimiser steps of 64 windows each, n = 100
 episodes a cell (seeds 100000 to 100099), chunks of 16 steps of which 8 are executed.  All heads read the same states,
-but 3D Diffuser Actor, which reads one 64 x 64 RGB-D camera and the tool's position instead: a harder task.
+but 3D Diffuser Actor, which reads one 64 x 64 RGB-D camera and the arm's own state instead: a harder task.  SeedPolicy
+trains on 6 chains of up to 12 windows a step, about as many windows.
 "Steps" are network evaluations for single-query samplers and refinements for EBT, each of which costs about three.
 
 {table(["head", "parameters", "training, CPU minutes", "best at steps", "success", "mean maximum reward"], budget)}
