@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from robopolicy.core.chunk import ActionChunk
-from robopolicy.core.errors import ConfigError
+from robopolicy.core.errors import CheckpointError, ConfigError
 from robopolicy.core.registry import Registry
 from robopolicy.core.specs import ActionSpec, FeatureKind, FeatureSpec, FeatureStats, ObservationSpec
 
@@ -168,7 +168,9 @@ class Improver(ABC):
         return {}
 
     def load_extra_state(self, state: Mapping[str, Any]) -> None:
-        """Take back what ``extra_state`` returned."""
+        """Take back what ``extra_state`` returned; raises ``CheckpointError`` for what it does not know."""
+        if state:
+            raise CheckpointError(f"{self.name}: unknown counters in the checkpoint: {', '.join(map(str, state))}")
 
     @abstractmethod
     def save(self, directory: Path, base: str) -> Path:
