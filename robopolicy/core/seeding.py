@@ -5,7 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 # Names of independent streams; the number is part of every recorded result, so never renumber.
-STREAMS = {"env": 1, "policy": 2, "train": 3, "shuffle": 4, "expert": 5, "noise": 6, "init": 7, "goal": 8, "choice": 9}
+STREAMS = {
+    "env": 1,
+    "policy": 2,
+    "train": 3,
+    "shuffle": 4,
+    "expert": 5,
+    "noise": 6,
+    "init": 7,
+    "goal": 8,
+    "choice": 9,
+    "replay": 10,
+}
 
 
 def derive_seed(stream: str, *key: int) -> int:

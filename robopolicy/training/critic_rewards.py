@@ -121,19 +121,7 @@ def transitions_of(
     for episode in episodes:
         outcome = labels.outcome(episode)
         steps = _steps(labels, episode, outcome, source, config, gamma)
-        chunk = returns.chunks(steps, gamma, k)
-        ended, size = chunk.discount == 0, episode.length
-        parts.append(
-            ChunkTransitions(
-                reward=chunk.reward.astype(np.float32),
-                discount=chunk.discount.astype(np.float32),
-                n=chunk.n,
-                mc_return=returns.monte_carlo(steps, gamma).astype(np.float32),
-                terminated=ended,
-                truncated=(np.arange(size) + k >= size) & ~ended & outcome.truncated,
-                success=np.full(size, outcome.success),
-            )
-        )
+        parts.append(ChunkTransitions.of(steps, gamma, k, outcome.success, outcome.truncated))
     return ChunkTransitions.joined(parts)
 
 
