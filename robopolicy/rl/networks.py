@@ -1,4 +1,4 @@
-"""Networks of critics: an ensemble as one batched product a layer, and the tanh-Gaussian proxy actor.
+"""Networks of critics: an ensemble as one batched product a layer, and the tanh-Gaussian actor.
 
 Sources: V-GPS's heads (Xavier-uniform weights, zero biases), RLPD (LayerNorm before the activation), SAC's actor.
 Differs: all members compute together, and what the observation adds to the first layer is computed once however many
@@ -101,28 +101,58 @@ class EnsembleMLP(nn.Module):
         return (acted + seen[:, :, None]).flatten(1, 2)
 
 
-class ProxyActor(nn.Module):
-    """Tanh-Gaussian policy with state-dependent deviation; it exists to give a critic actions, not to act."""
+class TanhActor(nn.Module):
+    """Gaussian policy with state-dependent deviation, squashed by a tanh into the box ``[-bound, bound]``."""
 
     active: Tensor
+    bound: Tensor
 
-    def __init__(self, feature_dim: int, active: Tensor, hidden: tuple[int, ...], activation: str = "relu") -> None:
-        """``active`` ``(A,)`` is 1 for numbers that exist and 0 for padding, which stays 0 and has no density."""
+    def __init__(
+        self,
+        feature_dim: int,
+        active: Tensor,
+        hidden: tuple[int, ...],
+        activation: str = "relu",
+        *,
+        layer_norm: bool = False,
+        log_std: tuple[float, float] = LOG_STD,
+        bound: float = 1.0,
+        scaled_density: bool = False,
+    ) -> None:
+        """``active`` ``(A,)`` is 1 for numbers that exist and 0 for padding, which stays 0 and has no density.
+
+        ``scaled_density``: densities on the box of half-width ``bound`` instead of that of half-width 1.
+        """
         super().__init__()
-        self.net = EnsembleMLP(1, feature_dim, 0, hidden, 2 * len(active), activation)
+        self.net = EnsembleMLP(1, feature_dim, 0, hidden, 2 * len(active), activation, layer_norm)
+        self.log_std, self.scaled_density = log_std, scaled_density
         self.register_buffer("active", active.clone(), persistent=False)
+        self.register_buffer("bound", torch.tensor(float(bound)), persistent=False)
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-deviation ``(B, 1, A)`` before the tanh."""
         mean, log_std = self.net(features)[0].chunk(2, dim=-1)
-        return mean, log_std.clamp(*LOG_STD)
+        return mean, log_std.clamp(*self.log_std)
+
+    def mode(self, features: Tensor) -> Tensor:
+        """``bound * tanh(mean)``, ``(B, 1, A)``."""
+        return self._boxed(self.distribution(features)[0])
 
     def forward(self, features: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions ``(B, N, A)`` in (-1, 1) and log-densities ``(B, N)`` for unit-normal ``eps`` ``(B, N, A)``."""
+        """Actions ``(B, N, A)`` inside the box and log-densities ``(B, N)`` for unit-normal ``eps`` ``(B, N, A)``."""
         mean, log_std = self.distribution(features)
         raw = mean + log_std.exp() * eps
         normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
         # log(1 - tanh(u)^2) in the form that does not cancel.
         squash = 2 * (math.log(2.0) - raw - F.softplus(-2 * raw))
+        if self.scaled_density:
+            squash = squash + self.bound.log()
         log_prob = ((normal - squash) * self.active).sum(-1)
-        return raw.tanh() * self.active, log_prob
+        return self._boxed(raw), log_prob
+
+    def _boxed(self, raw: Tensor) -> Tensor:
+        return raw.tanh() * (self.active * self.bound)
+
+
+class ProxyActor(TanhActor):
+    """The actor that exists to give a critic actions, not to act: in (-1, 1)."""

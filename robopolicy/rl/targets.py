@@ -68,7 +68,7 @@ def bellman(reward: Tensor, discount: Tensor, value: Tensor) -> Tensor:
     return reward + discount * value
 
 
-def with_entropy(value: Tensor, alpha: float, log_prob: Tensor | None) -> Tensor:
+def with_entropy(value: Tensor, alpha: float | Tensor, log_prob: Tensor | None) -> Tensor:
     """``value - alpha * log pi``: the bonus of soft critics; ``MissingLogProb`` where a policy has no density."""
     if alpha == 0:
         return value
