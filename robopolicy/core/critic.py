@@ -40,8 +40,11 @@ class ChunkCritic(ABC):
         return self.action_space.channel_kinds
 
     @abstractmethod
-    def encode(self, obs: Obs) -> Any:
-        """Encode physical observations ``(B, n_obs_steps, ...)`` once; the result selects rows like a policy's."""
+    def encode(self, obs: Obs, newest: bool = False) -> Any:
+        """Encode physical observations ``(B, n_obs_steps, ...)`` once; the result selects rows like a policy's.
+
+        ``newest``: ``q(target=False)`` is going to be asked too.
+        """
 
     @abstractmethod
     def q(self, ctx: Any, actions: Tensor, target: bool = True) -> Tensor:

@@ -94,7 +94,7 @@ class FunctionCritic(ChunkCritic):
         for name, value in changes.items():
             setattr(self, name, value)
 
-    def encode(self, obs: Mapping[str, Any]) -> Features:
+    def encode(self, obs: Mapping[str, Any], newest: bool = False) -> Features:
         """The newest step of the first key."""
         self.encoded += 1
         first = torch.as_tensor(obs[self.observation_spec.keys[0]]).float()

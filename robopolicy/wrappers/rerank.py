@@ -57,6 +57,7 @@ class ValueGuidedPolicy(Wrapper, ActionSelector):
 
     requires = frozenset({Cap.SAMPLE})
     hysteresis: bool = False
+    asks_always = False  # whether the critic is needed for a single candidate too
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class ValueGuidedPolicy(Wrapper, ActionSelector):
         if on_degenerate not in ("error", "warn"):
             raise ConfigError(f"on_degenerate must be error or warn, got '{on_degenerate}'")
         scorer = as_scorer(critic, reduce, score_first_step_only)
-        asked = (num_samples > 1 or hysteresis) and not scorer.uniform
+        asked = (num_samples > 1 or hysteresis or self.asks_always) and not scorer.uniform
         super().__init__([policy], [scorer.observation_spec] if asked else [])
         if getattr(policy, "hysteresis", False):
             raise PolicyInterfaceError("the policy inside ranks with hysteresis; switch it off there and on here")

@@ -92,19 +92,24 @@ class RandomSelector(Scorer):
 class CriticScorer(Scorer):
     """Ranks by a ``ChunkCritic``."""
 
-    def __init__(self, critic: ChunkCritic, reduce: Reduction = "min", first_step_only: bool = False) -> None:
-        """``first_step_only`` lets a critic of fewer steps than are executed judge the first of them."""
+    def __init__(
+        self, critic: ChunkCritic, reduce: Reduction = "min", first_step_only: bool = False, newest: bool = False
+    ) -> None:
+        """``first_step_only`` lets a critic of fewer steps than are executed judge the first of them; ``newest`` asks
+        its newest weights instead of the slow ones."""
         if reduce not in REDUCTIONS:
             raise ConfigError(f"reduce must be one of {', '.join(REDUCTIONS)}, got '{reduce}'")
         if isinstance(critic, nn.Module) and critic.training:
             raise PolicyInterfaceError("the critic is in training mode; put it into evaluation mode (.eval)")
-        self.critic, self.reduction, self.first_step_only = critic, reduce, first_step_only
+        self.critic, self.reduction, self.first_step_only, self.newest = critic, reduce, first_step_only, newest
         self.observation_spec = critic.observation_spec
 
     def fit(self, policy: Acting) -> None:
         """Raises ``NormalizerMismatch``, ``ActionSpaceMismatch``, ``HorizonMismatch`` or ``ConfigError``."""
         check_statistics(self.critic.norm, "critic", policy.action_spec.dim)
         check_statistics(policy.norm, "policy", policy.action_spec.dim)
+        if getattr(policy, "critic", None) is self.critic:
+            log.warning("the policy inside is guided by the same critic already: asking it again adds nothing")
         _check_space(self.critic, policy)
         _check_steps(self.critic, policy, self.first_step_only)
         theirs, ours = self.critic.norm.shift.device, policy.device
@@ -120,22 +125,41 @@ class CriticScorer(Scorer):
     def encode(self, checked: Mapping[str, Any]) -> Any:
         """The critic's encoding of the newest ``n_obs_steps`` of its own keys."""
         spec = self.critic.observation_spec
-        return self.critic.encode({f.key: self._newest(checked[f.key], f.kind) for f in spec.features})
+        own = {f.key: self._latest(checked[f.key], f.kind) for f in spec.features}
+        return self.critic.encode(own, newest=True) if self.newest else self.critic.encode(own)
 
-    def _newest(self, value: Any, kind: FeatureKind) -> Any:
+    def _latest(self, value: Any, kind: FeatureKind) -> Any:
         return value if kind is FeatureKind.GOAL else value[:, -self.critic.n_obs_steps :]
 
     def values(self, policy: Acting, ctx: Any, own: Any, candidates: Tensor) -> Tensor:
-        """The reduced values of the target weights for the first ``k`` executed steps."""
-        start = policy.action_spec.exec_start
-        actions = self.to_critic(policy, candidates[:, :, start : start + self.critic.k])
+        """The reduced values of the target weights (or the newest) for the first ``k`` executed steps."""
         with torch.no_grad():
-            return self.critic.reduce(self.critic.q(own, actions, target=True), self.reduction)
+            return self.judge(own, self.to_critic(policy, candidates[:, :, self.judged(policy)]))
+
+    def judged(self, policy: Acting) -> slice:
+        """The steps of a chunk of ``policy`` that are valued."""
+        start = policy.action_spec.exec_start
+        return slice(start, start + self.critic.k)
+
+    def judge(self, own: Any, actions: Tensor) -> Tensor:
+        """Values ``(B, K)`` of ``actions`` ``(B, K, k, D)`` in the critic's model space, clipped to it first."""
+        inside = actions.clamp(-1, 1) if self.bounded else actions
+        return self.critic.reduce(self.critic.q(own, inside, target=not self.newest), self.reduction)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the critic's model space is [-1, 1]."""
+        return getattr(self.critic.norm, "mode", "") not in UNBOUNDED
 
     def to_critic(self, policy: Acting, actions: Tensor) -> Tensor:
-        """Actions ``(..., D)`` from the policy's model space through physical units into the critic's."""
+        """Actions ``(..., D)`` from the policy's model space through physical units into the critic's; not clipped."""
         mapped: Tensor = self.critic.norm.to_model(policy.norm.to_phys(actions))
-        return mapped if getattr(self.critic.norm, "mode", "") in UNBOUNDED else mapped.clamp(-1, 1)
+        return mapped
+
+    def from_critic(self, policy: Acting, actions: Tensor) -> Tensor:
+        """Inverse of ``to_critic``."""
+        mapped: Tensor = policy.norm.to_model(self.critic.norm.to_phys(actions))
+        return mapped
 
 
 def as_scorer(critic: ChunkCritic | Scorer, reduce: Reduction, first_step_only: bool) -> Scorer:
