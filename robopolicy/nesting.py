@@ -7,6 +7,7 @@ contains itself, weights of another hash than the file says, parents that do not
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from robopolicy.wrappers.config import (
     ComposedConfig,
     LeRobotConfig,
     NestingConfig,
+    OptimisedConfig,
     Source,
     ValueGuidedConfig,
     nesting_config,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 LEROBOT = "lerobot:"
 SUFFIXES = (".yaml", ".yml")
+# What of a nesting's keys does not go to its wrapper.
+NOT_SETTINGS = frozenset({"type", "format", "policy", "critic", "sampler", "env", "sha256"})
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def build(config: NestingConfig, place: Place, device: str = "cpu", fps: float |
         policy = _lerobot(config, place, device, fps)
     elif isinstance(config, ComposedConfig):
         policy = _composed(config, place, device, fps)
+    elif isinstance(config, OptimisedConfig):
+        policy = _optimised(config, place, device, fps)
     else:
         policy = _value_guided(config, place, device, fps)
     if config.sampler:
@@ -161,11 +167,7 @@ def _known_rate(parents: list[Acting]) -> str:
 def _value_guided(config: ValueGuidedConfig, place: Place, device: str, fps: float | None) -> Acting:
     from robopolicy.wrappers.rerank import ValueGuidedPolicy
 
-    policy = load_source(config.policy, place.at("policy"), device, fps)
-    critic = _critic(config.critic, place, device)
-    if config.sha256 is not None:
-        check_hash(policy, config.sha256.policy, place.at("policy").where)
-        check_hash(critic, config.sha256.critic, place.at("critic").where)
+    policy, critic = _guided_parts(config, place, device, fps)
     return _fitted(
         place,
         lambda: ValueGuidedPolicy(
@@ -180,6 +182,26 @@ def _value_guided(config: ValueGuidedConfig, place: Place, device: str, fps: flo
             on_degenerate=config.on_degenerate,
         ),
     )
+
+
+def _optimised(config: OptimisedConfig, place: Place, device: str, fps: float | None) -> Acting:
+    from robopolicy.wrappers.optimise import OptimisedPolicy
+
+    policy, critic = _guided_parts(config, place, device, fps)
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
+    return _fitted(place, lambda: OptimisedPolicy(policy, critic, **settings))
+
+
+def _guided_parts(
+    config: ValueGuidedConfig | OptimisedConfig, place: Place, device: str, fps: float | None
+) -> tuple[Acting, Any]:
+    """Policy and critic of a nesting that has both, their hashes checked."""
+    policy = load_source(config.policy, place.at("policy"), device, fps)
+    critic = _critic(config.critic, place, device)
+    if config.sha256 is not None:
+        check_hash(policy, config.sha256.policy, place.at("policy").where)
+        check_hash(critic, config.sha256.critic, place.at("critic").where)
+    return policy, critic
 
 
 def _critic(text: str, place: Place, device: str) -> Any:

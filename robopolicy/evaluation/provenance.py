@@ -20,6 +20,7 @@ from robopolicy import __version__
 SETTINGS = (
     *("weights", "leader", "operator", "tolerance_logk", "same_task"),
     *("num_samples", "temperature", "relative_temperature", "reduction", "score_first_step_only", "hysteresis"),
+    *("keep", "steps", "eta", "eta_mode", "radius", "selection", "critic_weights", "bounds", "rotations", "max_jump"),
 )
 PACKAGES = ("numpy", "torch", "mujoco", "gym-pusht", "pymunk", "robosuite", "robomimic", "gymnasium", "lerobot")
 

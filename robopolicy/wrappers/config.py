@@ -1,6 +1,6 @@
 """Nestings as data: which policies and critics stand inside which wrapper, with which settings (no torch here).
 
-A nesting is a mapping ``{format: 1, type: composed | value_guided, ...}``, usually a YAML file.  A policy inside it is
+A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised, ...}``, usually a YAML file.  A policy inside it is
 text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a mapping of the same
 form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these classes describe.
 """
@@ -20,6 +20,7 @@ from robopolicy.wrappers.operators import Operator
 Source = str | dict[str, Any]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
+Above0 = Annotated[float, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -104,6 +105,58 @@ class ValueGuidedConfig:
 
 
 @config_dataclass
+class OptimisedConfig:
+    """A policy whose candidates are ranked by a critic and then improved by its gradient (PA-RL)."""
+
+    policy: Source
+    """What draws the candidates."""
+    critic: str
+    """Critic directory, or the run that trained it."""
+    type: Literal["optimised"] = "optimised"
+    format: Literal[1] = 1
+    num_samples: Positive = 32
+    """Candidates a chunk."""
+    keep: Positive = 10
+    """How many of them, the best, are improved."""
+    steps: Annotated[int, Field(ge=0)] = 10
+    """Gradient steps; 0 only ranks."""
+    eta: Above0 = 3e-4
+    """Length of a step."""
+    eta_mode: Literal["raw", "unit_norm", "trust"] = "raw"
+    """raw: eta times the gradient; unit_norm: eta along it; trust: raw steps within `radius` of the start."""
+    radius: Above0 = 0.1
+    """Of the ball that `trust` keeps to, in the critic's units (its data reach from -1 to 1)."""
+    selection: Literal["argmax", "softmax"] = "argmax"
+    """Take the best, or draw from the softmax of the values."""
+    temperature: Above0 = 1.0
+    """Of that softmax, in units of the values."""
+    reduce: Literal["min", "mean", "lcb"] = "mean"
+    """How the critic's members become one value."""
+    critic_weights: Literal["newest", "slow"] = "newest"
+    """Which of the critic's weights answer."""
+    bounds: Literal["data", "space", "none"] = "data"
+    """Where actions may be moved: the range of the critic's data, the action space, anywhere."""
+    rotations: bool = False
+    """Turn rotations too, not only move positions."""
+    max_jump: Above0 | None = 2.0
+    """A chunk that jumps more than so many times its own greatest step where the moved part ends stays as it was."""
+    score_first_step_only: bool = False
+    """Let a critic of single actions judge and move the first executed one."""
+    on_degenerate: Literal["error", "warn"] = "error"
+    """What to do when all candidates coincide."""
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """Options of the policy's set_sampler."""
+    env: Source | None = None
+    """Environment: a name, or name and kwargs; null takes that of the policy's run."""
+    sha256: ValueGuidedHashes | None = None
+    """Hashes of the weights; others are refused."""
+
+    def __post_init__(self) -> None:
+        if self.keep > self.num_samples:
+            raise ConfigError(f"keep={self.keep} of num_samples={self.num_samples} candidates; lower keep")
+
+
+@config_dataclass
 class LeRobotConfig:
     """A policy that LeRobot trained; the text ``lerobot:PATH`` is short for it."""
 
@@ -117,8 +170,13 @@ class LeRobotConfig:
     """Options of set_sampler, e.g. ``{sampler: ddim, num_inference_steps: 10}``; empty decodes as LeRobot does."""
 
 
-NestingConfig = ComposedConfig | ValueGuidedConfig | LeRobotConfig
-TYPES: dict[str, type] = {"composed": ComposedConfig, "value_guided": ValueGuidedConfig, "lerobot": LeRobotConfig}
+NestingConfig = ComposedConfig | ValueGuidedConfig | OptimisedConfig | LeRobotConfig
+TYPES: dict[str, type] = {
+    "composed": ComposedConfig,
+    "value_guided": ValueGuidedConfig,
+    "optimised": OptimisedConfig,
+    "lerobot": LeRobotConfig,
+}
 
 
 def nesting_config(data: Any, where: str) -> NestingConfig:

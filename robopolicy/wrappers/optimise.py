@@ -163,9 +163,7 @@ class OptimisedPolicy(ValueGuidedPolicy):
             raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
         wide = ctx.repeat_interleave(num_samples)
         candidates = self.policy.sample(wide.parts[0], self.num_samples, generator)
-        found, choice = self._optimise(
-            wide, candidates, lambda count: random_gumbel(len(candidates), count, generator)
-        )
+        found, choice = self._optimise(wide, candidates, lambda count: random_gumbel(len(candidates), count, generator))
         return choice.take(found.chunks).unflatten(0, (ctx.batch_size, num_samples))
 
 
