@@ -114,10 +114,8 @@ def build(config: NestingConfig, place: Place, device: str = "cpu", fps: float |
         policy = _lerobot(config, place, device, fps)
     elif isinstance(config, ComposedConfig):
         policy = _composed(config, place, device, fps)
-    elif isinstance(config, OptimisedConfig):
-        policy = _optimised(config, place, device, fps)
     else:
-        policy = _value_guided(config, place, device, fps)
+        policy = _guided(config, place, device, fps)
     if config.sampler:
         _fitted(place.at("sampler"), lambda: policy.set_sampler(**config.sampler))
     return policy.eval()
@@ -164,44 +162,18 @@ def _known_rate(parents: list[Acting]) -> str:
     return f"{rates[0]:g}" if rates else "HZ"
 
 
-def _value_guided(config: ValueGuidedConfig, place: Place, device: str, fps: float | None) -> Acting:
+def _guided(config: ValueGuidedConfig | OptimisedConfig, place: Place, device: str, fps: float | None) -> Acting:
+    from robopolicy.wrappers.optimise import OptimisedPolicy
     from robopolicy.wrappers.rerank import ValueGuidedPolicy
 
-    policy, critic = _guided_parts(config, place, device, fps)
-    return _fitted(
-        place,
-        lambda: ValueGuidedPolicy(
-            policy,
-            critic,
-            num_samples=config.num_samples,
-            temperature=config.temperature,
-            relative_temperature=config.relative_temperature,
-            reduce=config.reduce,
-            score_first_step_only=config.score_first_step_only,
-            hysteresis=config.hysteresis,
-            on_degenerate=config.on_degenerate,
-        ),
-    )
-
-
-def _optimised(config: OptimisedConfig, place: Place, device: str, fps: float | None) -> Acting:
-    from robopolicy.wrappers.optimise import OptimisedPolicy
-
-    policy, critic = _guided_parts(config, place, device, fps)
-    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
-    return _fitted(place, lambda: OptimisedPolicy(policy, critic, **settings))
-
-
-def _guided_parts(
-    config: ValueGuidedConfig | OptimisedConfig, place: Place, device: str, fps: float | None
-) -> tuple[Acting, Any]:
-    """Policy and critic of a nesting that has both, their hashes checked."""
+    kind: Any = OptimisedPolicy if isinstance(config, OptimisedConfig) else ValueGuidedPolicy
     policy = load_source(config.policy, place.at("policy"), device, fps)
     critic = _critic(config.critic, place, device)
     if config.sha256 is not None:
         check_hash(policy, config.sha256.policy, place.at("policy").where)
         check_hash(critic, config.sha256.critic, place.at("critic").where)
-    return policy, critic
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
+    return _fitted(place, lambda: kind(policy, critic, **settings))
 
 
 def _critic(text: str, place: Place, device: str) -> Any:

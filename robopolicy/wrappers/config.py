@@ -1,8 +1,9 @@
 """Nestings as data: which policies and critics stand inside which wrapper, with which settings (no torch here).
 
-A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised, ...}``, usually a YAML file.  A policy inside it is
-text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a mapping of the same
-form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these classes describe.
+A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised, ...}``, usually a YAML file.  A policy
+inside it is text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a mapping
+of the same form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these classes
+describe.
 """
 
 from __future__ import annotations
