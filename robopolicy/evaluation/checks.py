@@ -134,13 +134,3 @@ def calibrated(policy: Any, observation_spec: ObservationSpec) -> Iterator[None]
         yield
     finally:
         policy.calibrate(own)
-
-
-def observed_keys(policy: Any) -> tuple[str, ...]:
-    """Keys that the environment must observe for this policy (language is not observed, it is given)."""
-    return tuple(f.key for f in policy.observation_spec.features if f.kind is not FeatureKind.LANGUAGE)
-
-
-def language_keys(policy: Any) -> tuple[str, ...]:
-    """Keys that carry the task's text."""
-    return tuple(f.key for f in policy.observation_spec.of_kind(FeatureKind.LANGUAGE))

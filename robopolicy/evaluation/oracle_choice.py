@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core.errors import ConfigError, EnvUnavailable, PolicyInterfaceError
-from robopolicy.evaluation.checks import calibrated, check_fits, observed_keys
+from robopolicy.evaluation.checks import calibrated, check_fits
 from robopolicy.evaluation.progress import Progress
 from robopolicy.evaluation.record import EvaluationRecord
-from robopolicy.evaluation.rollout import BatchedPolicy, describe_policy, new_record, record_stem, timing
+from robopolicy.evaluation.rollout import describe_policy, new_record, record_stem, timing
 from robopolicy.sim.branches import Tried, branching
 from robopolicy.sim.pool import Batch, Episode, EpisodeResult, episode_list
 from robopolicy.sim.pool_links import Link, LocalLink, ProcessLink, WorkerLost, wait_for_any
 from robopolicy.sim.pool_slots import Call, Command, Describe, Description, Reply
 from robopolicy.sim.registry import EnvConfig, env_config
+from robopolicy.training.chunk_planner import BatchedPolicy, observed_keys
 
 STARTUP_S = 300.0
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from robopolicy.core.errors import ConfigError, InvalidObservation, did_you_mean
 from robopolicy.core.specs import DEPTH, FeatureKind, ObservationSpec
-from robopolicy.evaluation.checks import check_fits, language_keys, observed_keys
+from robopolicy.evaluation.checks import check_fits
 from robopolicy.sim.pool import Description
 from robopolicy.sim.robotwin.contract import (
     CAMERAS,
@@ -38,6 +38,7 @@ from robopolicy.sim.robotwin.contract import (
     to_robotwin_actions,
 )
 from robopolicy.sim.robotwin.xpolicylab import from_xpl, to_xpl_actions
+from robopolicy.training.chunk_planner import language_keys, observed_keys
 
 logger = logging.getLogger(__name__)
 Raw = Mapping[str, Any]

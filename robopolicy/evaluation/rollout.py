@@ -18,96 +18,19 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core.errors import ConfigError
-from robopolicy.core.specs import GOAL, to_dict
-from robopolicy.evaluation.checks import calibrated, check_fits, language_keys, observed_keys
+from robopolicy.core.specs import to_dict
+from robopolicy.evaluation.checks import calibrated, check_fits
 from robopolicy.evaluation.progress import Progress
 from robopolicy.evaluation.provenance import describe_nesting, git_commit, machine, package_versions, policy_hash
 from robopolicy.evaluation.record import EvaluationRecord, Timing
 from robopolicy.evaluation.record_rollouts import RolloutRecorder, check_place, recorded_keys
 from robopolicy.evaluation.video import Videos
-from robopolicy.sim.pool import Batch, Description, Episode, EpisodePool, EpisodeResult, Watch, episode_list
+from robopolicy.sim.pool import Description, Episode, EpisodePool, EpisodeResult, Watch, episode_list
 from robopolicy.sim.registry import EnvConfig, env_config
+from robopolicy.training.chunk_planner import BatchedPolicy, observed_keys, percentiles
 
 DECODER_OPTIONS = ("sampler", "sampler_options", "num_inference_steps", "spacing", "guidance", "max_steps")
 FILM_SIDE = 320  # pixels; also wide enough for the caption
-
-
-class BatchedPolicy:
-    """A policy as the pool's planner: adds noise keys and the task's text, and times the calls."""
-
-    def __init__(self, policy: Any, base_seed: int, task: str) -> None:
-        self._policy, self._base_seed, self._task = policy, base_seed, task
-        self._language = language_keys(policy)
-        self._recurrent = bool(getattr(policy, "recurrent", False))
-        self.seconds: list[float] = []
-        self.rows: list[int] = []
-        self.told: dict[int, list[dict[str, float]]] = {}  # by episode: the info of its chunks
-        self._example: dict[str, Any] = {}
-
-    def __call__(self, batch: Batch) -> np.ndarray:
-        """Actions ``(B, n_action_steps, D)`` for the rows that wait."""
-        start = time.perf_counter()
-        obs = self.observation(batch)
-        if not self._example:
-            self._example = {k: v[:1] for k, v in obs.items()}
-        keys = [(self._base_seed, e.index, c) for e, c in zip(batch.episodes, batch.chunks, strict=True)]
-        carried = self._carried(batch)
-        chunk = self._policy.act(obs, noise_keys=keys, **carried)
-        actions: np.ndarray = chunk.executable
-        self.seconds.append(time.perf_counter() - start)
-        self.rows.append(len(batch))
-        self._note(batch, chunk.info)
-        return actions
-
-    def observation(self, batch: Batch) -> dict[str, Any]:
-        """What the policy is shown: one step of every goal, and the task's text."""
-        obs: dict[str, Any] = {k: v[:, -1:] if k.startswith(GOAL) else v for k, v in batch.observation.items()}
-        steps = self._policy.action_spec.n_obs_steps
-        for key in self._language:
-            obs[key] = [[self._task] * steps for _ in range(len(batch))]
-        return obs
-
-    def _note(self, batch: Batch, info: Mapping[str, np.ndarray]) -> None:
-        for row, (episode, number) in enumerate(zip(batch.episodes, batch.chunks, strict=True)):
-            told = self.told.setdefault(episode.index, [])
-            del told[number:]  # an episode that is tried again begins anew
-            told.append({key: float(values[row]) for key, values in info.items()})
-
-    def info(self, episode: int) -> dict[str, float]:
-        """What the policy told about an episode's chunks, averaged."""
-        told = self.told.get(episode) or [{}]
-        return {key: float(np.mean([t[key] for t in told])) for key in told[0]}
-
-    def _carried(self, batch: Batch) -> dict[str, Any]:
-        """Whose memory each row reads and writes; an episode begins, or is tried again, at chunk 0."""
-        if not self._recurrent:
-            return {}
-        names = [e.index for e in batch.episodes]
-        self._policy.reset([name for name, chunk in zip(names, batch.chunks, strict=True) if chunk == 0])
-        return {"episodes": names}
-
-    def forget(self, episode: int) -> None:
-        """A finished episode needs its memory no longer."""
-        if self._recurrent:
-            self._policy.reset([episode])
-
-    def single_ms(self, calls: int = 50, seconds: float = 3.0) -> dict[str, float]:
-        """Percentiles of ``act`` on the first observation alone, in milliseconds: ``calls`` calls or ``seconds``."""
-        self._policy.reset()
-        times: list[float] = []
-        begin = time.perf_counter()
-        while len(times) < calls + 2 and (time.perf_counter() - begin < seconds or len(times) < 5):
-            start = time.perf_counter()
-            self._policy.act(self._example, noise_keys=[(self._base_seed, len(times))])
-            times.append(time.perf_counter() - start)
-        self._policy.reset()
-        return percentiles(times[2:])
-
-
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """``p50``, ``p95`` and ``p99`` in milliseconds; empty for no times."""
-    ms = np.array(seconds) * 1000
-    return {f"p{q}": round(float(np.percentile(ms, q)), 3) for q in (50, 95, 99)} if len(ms) else {}
 
 
 def evaluate(

@@ -26,13 +26,16 @@ class Watch:
 
     ``lazy``: observe only the last ``n_obs_steps`` steps of a chunk, which are all that a policy reads; otherwise
     observe every step (same results, more rendering).  ``record``: keys whose every step comes back as a ``Trace``
-    (which observes every step, whatever ``lazy`` says); empty for none.
+    (which observes every step, whatever ``lazy`` says); empty for none.  ``final``: also observe what an episode ended
+    in.  Lazily, steps before a time limit are observed as before the end of a chunk; where the task ended the episode
+    inside a chunk, only the newest of its last ``n_obs_steps`` is of that chunk.
     """
 
     n_obs_steps: int = 1
     keys: tuple[str, ...] = ()
     lazy: bool = True
     record: tuple[str, ...] = ()
+    final: bool = False
 
     def __post_init__(self) -> None:
         if self.n_obs_steps < 1:
@@ -109,8 +112,9 @@ class Trace:
 class Reply:
     """Answer to one command.
 
-    ``observation``: key -> ``(n_obs_steps, ...)``, None once the episode is ``done``.  ``rewards``, ``successes``: one
-    entry an executed step.  ``terminated``: the episode is done because of the task, not of the time limit.
+    ``observation``: key -> ``(n_obs_steps, ...)``, None once the episode is ``done`` (unless ``Watch.final``).
+    ``rewards``, ``successes``: one entry an executed step.  ``terminated``: the episode is done because of the task, and
+    not of the time limit.
     ``frames``: ``(H, W, 3)`` uint8, the frame of the reset or one a step, empty unless filmed.  ``trace``: what a chunk
     did, where it is recorded.
     ``seconds``: wall time of the command.  ``error``: what went wrong in the environment; its episode is lost.
@@ -140,6 +144,7 @@ class Slot:
         self._watch = Watch()
         self._history: deque[Observation] = deque()
         self._film: tuple[int, int] | None = None
+        self._steps = 0
 
     @property
     def env(self) -> Env:
@@ -165,6 +170,7 @@ class Slot:
         """Start an episode; the first observation stands for the steps before it (Diffusion Policy's convention)."""
         self._film, self._watch = command.film, command.watch
         self.env.reset(command.seed)
+        self._steps = 0
         steps = self._watch.n_obs_steps
         self._history = deque([self._observe()] * steps, maxlen=steps)
         self._shoot(reply)
@@ -173,21 +179,23 @@ class Slot:
     def advance(self, actions: np.ndarray, reply: Reply) -> None:
         """Execute a chunk and keep the observations a policy will read."""
         lazy = self._watch.lazy and not self._watch.record
-        first_kept = len(actions) - self._watch.n_obs_steps if lazy else 0
+        left = self.env.max_steps - self._steps if self._watch.final else len(actions)
+        first_kept = min(len(actions), left) - self._watch.n_obs_steps if lazy else 0
         before: list[Observation] = []
         for i, action in enumerate(actions):
             before.append(self._history[-1])
             result = self.env.step(action)
             self._note(result, reply)
             self._shoot(reply)
-            if result.done:
-                reply.done, reply.terminated = True, bool(result.terminated)
-                break
-            if i >= first_kept:
+            self._steps += 1
+            reply.done, reply.terminated = result.done, bool(result.terminated)
+            if (self._watch.final and result.done) or (i >= first_kept and not result.done):
                 self._history.append(self._observe())
+            if result.done:
+                break
         if self._watch.record:
             reply.trace = self._trace(before, actions)
-        if not reply.done:
+        if self._watch.final or not reply.done:
             reply.observation = self._stacked()
 
     def close(self) -> None:
