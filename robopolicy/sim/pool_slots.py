@@ -113,8 +113,8 @@ class Reply:
     """Answer to one command.
 
     ``observation``: key -> ``(n_obs_steps, ...)``, None once the episode is ``done`` (unless ``Watch.final``).
-    ``rewards``, ``successes``: one entry an executed step.  ``terminated``: the episode is done because of the task, and
-    not of the time limit.
+    ``rewards``, ``successes``: one entry an executed step.  ``terminated``: the episode is done because of the task,
+    not because of the time limit.
     ``frames``: ``(H, W, 3)`` uint8, the frame of the reset or one a step, empty unless filmed.  ``trace``: what a chunk
     did, where it is recorded.
     ``seconds``: wall time of the command.  ``error``: what went wrong in the environment; its episode is lost.

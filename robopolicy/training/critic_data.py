@@ -193,12 +193,17 @@ class CriticData:
 
     def transitions(self, config: CriticConfig, spec: ObservationSpec, held_out: bool = False) -> Transitions | None:
         """Transitions of the training or the held-out episodes; ``None`` without any."""
+        return self.chunks(spec, config.n_obs_steps, config.n_action_steps, config.gamma, held_out)
+
+    def chunks(
+        self, spec: ObservationSpec, n_obs_steps: int, k: int, gamma: float, held_out: bool = False
+    ) -> Transitions | None:
+        """Transitions of ``k`` actions from every frame of the training or the held-out episodes."""
         sources, tables = [], []
         for demos, labels in zip(self.demos, self.labels, strict=True):
             if not (episodes := demos.validation if held_out else demos.training):
                 continue
-            source = SourceTransitions(demos, episodes, spec, config.n_obs_steps, config.n_action_steps)
-            k, gamma = config.n_action_steps, config.gamma
+            source = SourceTransitions(demos, episodes, spec, n_obs_steps, k)
             tables.append(transitions_of(labels, source.episodes, self.source, self.config, gamma, k))
             sources.append(source)
         return Transitions(sources, ChunkTransitions.joined(tables)) if sources else None
