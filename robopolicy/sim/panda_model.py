@@ -54,16 +54,16 @@ def _rotation_z(angle: float | np.ndarray) -> np.ndarray:
 
 def joint_frames(q: np.ndarray) -> np.ndarray:
     """Poses ``(..., 7, 4, 4)`` of the joint frames in the base frame for angles ``q (..., 7)`` in radians; metres."""
+    (a, d, alpha), angle = DH.T, np.asarray(q, np.float64)
+    ca, sa, c, s = np.cos(alpha), np.sin(alpha), np.cos(angle), np.sin(angle)
+    steps = np.zeros((*angle.shape, 4, 4))
+    steps[..., 0, 0], steps[..., 0, 1], steps[..., 0, 3] = c, -s, a
+    steps[..., 1, 0], steps[..., 1, 1], steps[..., 1, 2], steps[..., 1, 3] = s * ca, c * ca, -sa, -d * sa
+    steps[..., 2, 0], steps[..., 2, 1], steps[..., 2, 2], steps[..., 2, 3] = s * sa, c * sa, ca, d * ca
+    steps[..., 3, 3] = 1.0
     pose, frames = np.eye(4), []
-    for i, (a, d, alpha) in enumerate(DH):
-        ca, sa = np.cos(alpha), np.sin(alpha)
-        c, s = np.cos(q[..., i]), np.sin(q[..., i])
-        step = np.zeros((*np.shape(q)[:-1], 4, 4))
-        step[..., 0, 0], step[..., 0, 1], step[..., 0, 3] = c, -s, a
-        step[..., 1, 0], step[..., 1, 1], step[..., 1, 2], step[..., 1, 3] = s * ca, c * ca, -sa, -d * sa
-        step[..., 2, 0], step[..., 2, 1], step[..., 2, 2], step[..., 2, 3] = s * sa, c * sa, ca, d * ca
-        step[..., 3, 3] = 1.0
-        pose = pose @ step
+    for i in range(len(DH)):
+        pose = pose @ steps[..., i, :, :]
         frames.append(pose)
     return np.stack(frames, axis=-3)
 
