@@ -79,8 +79,9 @@ class CriticConfig:
 
     default_kinds: ClassVar[tuple[FeatureKind, ...]] = DEFAULT_KINDS
 
-    type: Literal["iql", "cal_ql"] = "cal_ql"
-    """How it is trained; asked, both answer alike."""
+    type: Literal["iql", "cal_ql", "rlpd"] = "cal_ql"
+    """How it is trained; asked, all answer alike. rlpd is cal_ql without its regulariser (cal_ql.alpha is not read):
+    what keeps values of unseen actions down is layer_norm, ensemble (10) and subset (2)."""
     n_obs_steps: Positive = 1
     """Observations it looks back on, the newest included."""
     n_action_steps: Positive = 1
@@ -117,6 +118,8 @@ class CriticConfig:
             raise ConfigError("hidden is empty; give at least one width")
         if self.encoder.temporal is not None:
             raise ConfigError("critics carry no memory from call to call; set encoder.temporal to null")
+        if self.type == "rlpd" and not self.layer_norm:
+            raise ConfigError("rlpd has no regulariser and relies on LayerNorm; set layer_norm to true")
         if self.type == "cal_ql" and self.normalization.action not in BOUNDED:
             raise ConfigError(
                 f"cal_ql draws actions uniformly from [-1, 1], but normalization.action is "
@@ -125,6 +128,11 @@ class CriticConfig:
         low, high = self.value_range
         if not low < high:
             raise ConfigError(f"hl_gauss: low={low:g} must be less than high={high:g}")
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the regulariser."""
+        return self.cal_ql.alpha if self.type == "cal_ql" else 0.0
 
     @property
     def value_range(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ regulariser and the backup; IQL's value and action value are updated together, f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -124,72 +124,47 @@ class IQLLearner(Learner):
         return q_loss + losses.expectile(judged - value, config.expectile)
 
 
-class CalQLLearner(Learner):
-    """Cal-QL: temporal differences, a regulariser on unseen actions, and the actor that proposes them."""
+class ConservativeLearner(Learner):
+    """What Cal-QL is wherever its policy's actions come from: the uniform actions, and the regulariser."""
 
     def __init__(self, critic: Critic) -> None:
         super().__init__(critic)
-        config, active = critic.config, critic.active
-        width = critic.newest.q.feature_dim
-        self.actor = ProxyActor(width, active, config.cal_ql.actor_hidden, config.activation)
-        self.log_temperature = nn.Parameter(torch.zeros(()))
-        self.dims = int(active.sum())
-        entropy = config.cal_ql.target_entropy
-        self.target_entropy = -float(self.dims) if entropy is None else entropy
+        self.dims = int(critic.active.sum())
         self.uniform_log_prob = losses.uniform_log_prob(self.dims)
 
-    def optim_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Also the actor at ``actor_lr`` and its temperature at the critic's rate."""
-        actor = {"name": "actor", "params": list(self.actor.parameters()), "lr": self.critic.config.cal_ql.actor_lr}
-        temperature = {"name": "temperature", "params": [self.log_temperature], "lr": lr}
-        groups = [{**g, "weight_decay": 0.0} for g in (actor, temperature)]
-        return [*super().optim_groups(lr, weight_decay), *groups]
-
     def draw_noise(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Also uniform actions and the actor's unit-normal noise here and at the next observation."""
-        shape = (n, self.critic.config.cal_ql.samples, len(self.actor.active))
+        """Also uniform actions."""
+        critic = self.critic
+        shape = (n, critic.config.cal_ql.samples, critic.k * critic.action_space.dim)
         noise = super().draw_noise(n, generator)
         noise["uniform"] = torch.rand(shape, generator=generator) * 2 - 1
-        noise["eps"] = torch.randn(shape, generator=generator)
-        noise["eps_next"] = torch.randn(shape, generator=generator)
         return noise
 
-    def forward(self, batch: Mapping[str, Any], noise: Noise) -> Tensor:
-        """Per-sample losses ``(B,)``: error of Q, ``alpha`` times the regulariser, the actor's, its temperature's."""
-        critic, config = self.critic, self.critic.config.cal_ql
-        device = critic.device
-        inputs, ahead = self._inputs(batch), self._inputs(batch, NEXT)
-        crops, crops_ahead = self._crops(noise), self._crops(noise, NEXT)
-        features = critic.newest.encode(inputs, crops)
-        eps, eps_next = noise["eps"].to(device), noise["eps_next"].to(device)
-        proposed, log_prob = self.actor(features.detach(), eps)
-        with torch.no_grad():
-            slow_ahead = critic.slow.encode(ahead, crops_ahead)
-            seen_ahead = slow_ahead if critic.encodes_alike else critic.newest.encode(ahead, crops_ahead)
-            following, log_prob_next = self.actor(seen_ahead, eps_next)
-            used = following if config.max_target_backup else following[:, :1]
-            values = critic.values_of(critic.raw_q(slow_ahead, used, target=True))
-            values = critic.target(values, noise[MEMBERS][0].to(device))
-            target = self._backup(batch, best_of(values, config.max_target_backup))
-        uniform = noise["uniform"].to(device) * self.actor.active
-        asked = [self._actions(batch)]
-        asked += [uniform, proposed.detach(), following] if config.alpha > 0 else []
-        raw = critic.raw_q(features, torch.cat(asked, dim=1))
-        loss = self._q_loss(raw[:, :, 0], target)
-        if config.alpha > 0:
-            loss = loss + config.alpha * self._regulariser(batch, raw, log_prob.detach(), log_prob_next)
-        return loss + self._actor_loss(features.detach(), proposed[:, :1], log_prob[:, 0])
+    def _uniform(self, noise: Noise) -> Tensor:
+        return noise["uniform"].to(self.critic.device) * self.critic.active
 
-    def _regulariser(self, batch: Mapping[str, Any], raw: Tensor, log_prob: Tensor, log_prob_next: Tensor) -> Tensor:
-        """``(B,)``, summed over members; policy actions of the next observation are judged at this one."""
+    def _target(self, batch: Mapping[str, Any], slow_ahead: Tensor, following: Tensor, noise: Noise) -> Tensor:
+        """What the data action's value is drawn to ``(B,)``: the best (or the first) of the next actions ``(B, n, A)``
+        by the slow weights."""
+        critic, several = self.critic, self.critic.config.cal_ql.max_target_backup
+        used = following if several else following[:, :1]
+        values = critic.values_of(critic.raw_q(slow_ahead, used, target=True))
+        values = critic.target(values, noise[MEMBERS][0].to(critic.device))
+        return self._backup(batch, best_of(values, several))
+
+    def _regulariser(
+        self, batch: Mapping[str, Any], raw: Tensor, log_probs: Sequence[Tensor | None], counts: Sequence[int]
+    ) -> Tensor:
+        """``(B,)``, summed over members; policy actions of the next observation are judged at this one.
+
+        ``raw``: outputs at the data action, the uniform ones, and ``counts`` actions of each policy source, whose
+        log-densities are ``log_probs``.
+        """
         config = self.critic.config.cal_ql
         returns = self._numbers(batch, MC_RETURN) if config.calibrated else None
-        data, uniform, here, ahead = self.critic.values_of(raw).split([1, *[config.samples] * 3], dim=-1)
-        candidates = [
-            losses.Candidates(uniform, self.uniform_log_prob, bounded=config.bound_uniform),
-            losses.Candidates(here, log_prob),
-            losses.Candidates(ahead, log_prob_next),
-        ]
+        data, uniform, *theirs = self.critic.values_of(raw).split([1, config.samples, *counts], dim=-1)
+        candidates = [losses.Candidates(uniform, self.uniform_log_prob, bounded=config.bound_uniform)]
+        candidates += [losses.Candidates(q, log_prob) for q, log_prob in zip(theirs, log_probs, strict=True)]
         members = losses.conservative(
             data[..., 0],
             candidates,
@@ -202,6 +177,56 @@ class CalQLLearner(Learner):
         if returns is not None:
             self.watched["bound_rate"] = losses.bound_rate(candidates, returns)
         return members.sum(0)
+
+
+class CalQLLearner(ConservativeLearner):
+    """Cal-QL: temporal differences, a regulariser on unseen actions, and the actor that proposes them."""
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__(critic)
+        config, active = critic.config, critic.active
+        width = critic.newest.q.feature_dim
+        self.actor = ProxyActor(width, active, config.cal_ql.actor_hidden, config.activation)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        entropy = config.cal_ql.target_entropy
+        self.target_entropy = -float(self.dims) if entropy is None else entropy
+
+    def optim_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        """Also the actor at ``actor_lr`` and its temperature at the critic's rate."""
+        actor = {"name": "actor", "params": list(self.actor.parameters()), "lr": self.critic.config.cal_ql.actor_lr}
+        temperature = {"name": "temperature", "params": [self.log_temperature], "lr": lr}
+        groups = [{**g, "weight_decay": 0.0} for g in (actor, temperature)]
+        return [*super().optim_groups(lr, weight_decay), *groups]
+
+    def draw_noise(self, n: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Also the actor's unit-normal noise here and at the next observation."""
+        noise = super().draw_noise(n, generator)
+        shape = noise["uniform"].shape
+        noise["eps"] = torch.randn(shape, generator=generator)
+        noise["eps_next"] = torch.randn(shape, generator=generator)
+        return noise
+
+    def forward(self, batch: Mapping[str, Any], noise: Noise) -> Tensor:
+        """Per-sample losses ``(B,)``: error of Q, ``alpha`` times the regulariser, the actor's, its temperature's."""
+        critic, alpha, device = self.critic, self.critic.config.alpha, self.critic.device
+        inputs, ahead = self._inputs(batch), self._inputs(batch, NEXT)
+        crops, crops_ahead = self._crops(noise), self._crops(noise, NEXT)
+        features = critic.newest.encode(inputs, crops)
+        eps, eps_next = noise["eps"].to(device), noise["eps_next"].to(device)
+        proposed, log_prob = self.actor(features.detach(), eps)
+        with torch.no_grad():
+            slow_ahead = critic.slow.encode(ahead, crops_ahead)
+            seen_ahead = slow_ahead if critic.encodes_alike else critic.newest.encode(ahead, crops_ahead)
+            following, log_prob_next = self.actor(seen_ahead, eps_next)
+            target = self._target(batch, slow_ahead, following, noise)
+        asked = [self._actions(batch)]
+        asked += [self._uniform(noise), proposed.detach(), following] if alpha > 0 else []
+        raw = critic.raw_q(features, torch.cat(asked, dim=1))
+        loss = self._q_loss(raw[:, :, 0], target)
+        if alpha > 0:
+            densities, counts = (log_prob.detach(), log_prob_next), (proposed.shape[1], following.shape[1])
+            loss = loss + alpha * self._regulariser(batch, raw, densities, counts)
+        return loss + self._actor_loss(features.detach(), proposed[:, :1], log_prob[:, 0])
 
     def _actor_loss(self, features: Tensor, actions: Tensor, log_prob: Tensor) -> Tensor:
         """``(B,)``: the least member's value plus entropy; gradients stop at the critic's weights."""
