@@ -72,7 +72,7 @@ def test_leading_axes_give_the_same_as_one_by_one():
 
 def test_damped_steps_reach_a_near_pose():
     start = kin.forward(HOME)
-    target = Pose(start.position + (0.02, -0.03, 0.01), turned(start.quaternion, (0.05, 0.1, -0.1)))
+    target = Pose(start.position + np.array((0.02, -0.03, 0.01)), turned(start.quaternion, (0.05, 0.1, -0.1)))
     q = HOME
     for _ in range(8):
         q = q + kin.PANDA.step(q, target)
