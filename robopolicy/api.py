@@ -51,22 +51,24 @@ def _resolve(path: str | Path, kind: str) -> Path:
 
 def find_policy(path: str | Path) -> Path:
     """What ``load`` loads, made definite: a policy directory, the YAML file of a nesting, or ``lerobot:...``."""
-    from robopolicy.nesting import LEROBOT, is_nesting
+    from robopolicy.nesting import LEROBOT, is_nesting, nesting_in
 
-    if str(path).startswith(LEROBOT) or is_nesting(path):
-        return Path(path)
+    if str(path).startswith(LEROBOT) or is_nesting(found := nesting_in(path)):
+        return Path(path) if str(path).startswith(LEROBOT) else found
     return resolve_policy_dir(path)
 
 
 def load(path: str | Path, device: str = "cpu") -> Acting:
     """Load a policy, ready to act: a policy, checkpoint or run directory, a nesting (YAML), or ``lerobot:PATH_OR_ID``.
 
+    Of a fine-tuning run it is the policy that ``RUN/policy.yaml`` names.
+
     Loading is strict: hashes, specs, statistics and every tensor are checked, and the result is in eval mode.
     """
-    from robopolicy.nesting import Place, is_nesting, load_nesting, load_source
+    from robopolicy.nesting import Place, is_nesting, load_nesting, load_source, nesting_in
 
-    if is_nesting(path):
-        return load_nesting(path, device)
+    if is_nesting(found := nesting_in(path)):
+        return load_nesting(found, device)
     return load_source(str(path), Place(Path()), device)
 
 

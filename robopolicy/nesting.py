@@ -70,6 +70,12 @@ def is_nesting(path: str | Path) -> bool:
     return Path(path).suffix in SUFFIXES and not Path(path).is_dir()
 
 
+def nesting_in(path: str | Path) -> Path:
+    """The nesting of a fine-tuning run or of one of its checkpoints, ``policy.yaml`` in it; else ``path`` itself."""
+    files = (Path(path) / "policy.yaml", Path(path) / "deploy" / "policy.yaml")
+    return next((file for file in files if file.is_file()), Path(path))
+
+
 def read_nesting(path: str | Path, place: Place | None = None) -> tuple[NestingConfig, Place]:
     """The configuration in a YAML file and its place; raises ``ConfigError`` naming file and key."""
     from robopolicy.training.config_load import read_yaml
@@ -93,7 +99,7 @@ def load_source(source: Source, place: Place, device: str = "cpu", fps: float | 
         return build(nesting_config(source, place.where), place, device, fps)
     if source.startswith(LEROBOT):
         return build(LeRobotConfig(path=source.removeprefix(LEROBOT)), place, device, fps)
-    path = place.path(source)
+    path = nesting_in(place.path(source))
     if is_nesting(path):
         policy = build(*read_nesting(path, place), device, fps)
     else:
@@ -230,7 +236,7 @@ def _env_of(config: NestingConfig, place: Place) -> Any:
         return _env_of(nesting_config(first, place.where), place)
     if first.startswith(LEROBOT):
         return None
-    path = place.path(first)
+    path = nesting_in(place.path(first))
     if is_nesting(path):
         return _env_of(*read_nesting(path, place))
     return run_env(path)

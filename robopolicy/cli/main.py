@@ -18,6 +18,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data": ("robopolicy.cli.data", "info, doctor, convert and view for datasets"),
     "train": ("robopolicy.cli.train", "train a policy from a preset: robopolicy train configs/<task>/<policy>.yaml"),
     "train-critic": ("robopolicy.cli.train_critic", "train a critic (IQL, Cal-QL) that ranks a policy's chunks"),
+    "finetune": ("robopolicy.cli.finetune", "improve a trained policy by trying: DSRL, PA-RL; on a budget, resumable"),
     "distill": ("robopolicy.cli.distill", "turn a trained policy into one that needs one network query a chunk"),
     "compose": ("robopolicy.cli.compose", "compose trained policies: search weights, report on fresh episodes"),
     "evaluate": ("robopolicy.cli.evaluate", "measure the success rate of a policy, with its interval"),

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from robopolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from robopolicy.evaluation.record import EvaluationRecord
     from robopolicy.policies.base import Policy
     from robopolicy.training.config import TrainConfig
     from robopolicy.training.loop import Evaluator, TrainResult
@@ -163,13 +164,18 @@ def make_evaluator(config: TrainConfig, run_dir: Path) -> Evaluator | None:
             progress=False,
             step=step,
         )
-        return {
-            "success_rate": record.success.rate,
-            "success_low": record.success.low,
-            "success_high": record.success.high,
-            "mean_max_reward": record.max_reward.mean,
-            "episodes": float(record.success.n),
-            "errors": float(record.errors),
-        }
+        return rollout_scalars(record)
 
     return evaluator
+
+
+def rollout_scalars(record: EvaluationRecord) -> dict[str, float]:
+    """What a run logs of an evaluation."""
+    return {
+        "success_rate": record.success.rate,
+        "success_low": record.success.low,
+        "success_high": record.success.high,
+        "mean_max_reward": record.max_reward.mean,
+        "episodes": float(record.success.n),
+        "errors": float(record.errors),
+    }

@@ -172,12 +172,22 @@ class Improver(ABC):
         if state:
             raise CheckpointError(f"{self.name}: unknown counters in the checkpoint: {', '.join(map(str, state))}")
 
+    @property
+    def bound(self) -> float | None:
+        """The bound of the latents as configured, where the method has one: what a curriculum ends at."""
+        return None
+
+    def set_bound(self, bound: float) -> None:
+        """Explore within ``bound`` from now on, called before every round of a curriculum (safety on robots)."""
+        raise ConfigError(f"{self.name} has no bound of latents; set safety.bound_start to null")
+
     @abstractmethod
     def save(self, directory: Path, base: str) -> Path:
         """Write the deployable artefact into ``directory`` (which exists) and return its YAML nesting, a file there.
 
         Paths in the nesting are relative to it, except ``base``, the path of the base policy, which is written as
-        given.  ``robopolicy.load`` of the nesting is the first of ``candidates``.
+        given.  Policies and critics inside bring their own manifests (``save_policy``, ``save_critic``).
+        ``robopolicy.load`` of the nesting is the first of ``candidates``.
         """
 
     @abstractmethod

@@ -80,14 +80,9 @@ def policy_hash(policy: Any) -> str | None:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     if not hasattr(policy, "state_dict"):
         return None
-    import torch
+    from robopolicy.training.tensors import digest
 
-    digest = hashlib.sha256()
-    for name, tensor in sorted(policy.state_dict().items()):
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return digest(policy.state_dict())
 
 
 def parts_of(policy: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -84,14 +84,24 @@ def save_checkpoint(
     stored: Stored = POLICY,
 ) -> Path:
     """Write one checkpoint; ``CheckpointError`` in one line when the disk refuses, earlier checkpoints untouched."""
-    target = step_directory(run, progress.step)
+    return write_checkpoint(
+        run,
+        progress.step,
+        stored.verb,
+        lambda aside: _write(aside, averaged, live, optimizer, progress, config_yaml, stored),
+    )
+
+
+def write_checkpoint(run: Path, step: int, verb: str, fill: Callable[[Path], None]) -> Path:
+    """The checkpoint of ``step``, whose files ``fill`` writes; ``verb`` is the command that resumes the run."""
+    target = step_directory(run, step)
     try:
         with io.atomic_directory(target, KIND) as aside:
-            _write(aside, averaged, live, optimizer, progress, config_yaml, stored)
+            fill(aside)
     except (OSError, SafetensorError) as e:
         raise CheckpointError(
             f"could not save {target}: {e}; earlier checkpoints are untouched: free the disk, "
-            f"then robopolicy {stored.verb} --resume {run}"
+            f"then robopolicy {verb} --resume {run}"
         ) from e
     return target
 
@@ -109,16 +119,16 @@ def _write(
     stored.write(averaged, aside / stored.folder)
     training = aside / "training"
     training.mkdir()
-    save_file(_owned(live.state_dict()), training / "model.safetensors")
+    save_file(owned(live.state_dict()), training / "model.safetensors")
     io.fault_point("half_way")
-    save_file(_owned(flatten_optimizer(live, optimizer)), training / "optimizer.safetensors")
+    save_file(owned(flatten_optimizer(live, optimizer)), training / "optimizer.safetensors")
     io.fault_point("after_weights")
     (training / "state.json").write_text(json.dumps(asdict(progress), indent=1))
     (training / "config.yaml").write_text(config_yaml)
 
 
-def _owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors refuses tensors that share memory (tied weights), so each is stored on its own.
+def owned(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of ``tensors`` on the CPU: safetensors refuses tensors that share memory (tied weights)."""
     return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
 
@@ -129,26 +139,30 @@ def verify_checkpoint(path: str | Path) -> Path:
     return path
 
 
-def read_progress(path: Path) -> Progress:
-    """The counters of a checkpoint."""
+P = TypeVar("P", bound=Progress)
+
+
+def read_progress(path: Path, kind: type[P] = Progress) -> P:  # type: ignore[assignment]
+    """The counters of a checkpoint, as an instance of ``kind``."""
     file = path / "training" / "state.json"
     try:
         data = json.loads(file.read_text())
-        return Progress(**{f.name: data[f.name] for f in fields(Progress)})
+        return kind(**{f.name: data[f.name] for f in fields(kind)})
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{file}: unreadable training state ({e})") from e
 
 
 def load_training(path: Path, live: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Restore live weights and optimiser of a verified checkpoint, strictly; returns the counters."""
-    weights = _read_tensors(path / "training" / "model.safetensors")
+    weights = read_tensors(path / "training" / "model.safetensors")
     check_fits(weights, live.state_dict(), str(path / "training" / "model.safetensors"))
     live.load_state_dict(weights, strict=True)
-    restore_optimizer(live, optimizer, _read_tensors(path / "training" / "optimizer.safetensors"))
+    restore_optimizer(live, optimizer, read_tensors(path / "training" / "optimizer.safetensors"))
     return read_progress(path)
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors in a safetensors file, or ``CheckpointError``."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as e:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from robopolicy.training.config import TrainConfig
@@ -36,11 +36,24 @@ def _default(field: Any) -> str:
     return "null" if field.default is None else str(field.default)
 
 
-def option_lines(cls: type, prefix: str = "", policy: type | None = None) -> Iterator[str]:
-    """``--name TYPE (default)`` and its help, depth first."""
+def option_lines(
+    cls: type,
+    prefix: str = "",
+    policy: type | None = None,
+    sections: Mapping[str, Mapping[str, type]] | None = None,
+) -> Iterator[str]:
+    """``--name TYPE (default)`` and its help, depth first.
+
+    ``sections``: instead of a field of that name, the sections that fill it, each with its class.
+    """
     hints = typing.get_type_hints(cls, include_extras=True)
     for name, field in cls.__pydantic_fields__.items():  # type: ignore[attr-defined]
         dotted = f"{prefix}{name}"
+        if sections is not None and name in sections:
+            for section, its_class in sections[name].items():
+                yield f"\n{section}: {(its_class.__doc__ or '').splitlines()[0]}"
+                yield from option_lines(its_class, f"{section}.")
+            continue
         inner = policy if dotted == "policy" else next(dataclasses_in(hints[name]), None)
         if inner is not None and hasattr(inner, "__pydantic_fields__"):
             yield f"\n{dotted}: {field.description or (inner.__doc__ or '').splitlines()[0]}"

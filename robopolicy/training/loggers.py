@@ -22,10 +22,10 @@ class Sink(Protocol):
 class TensorBoardSink:
     """``RUN/tensorboard``; events after ``keep_until`` of an earlier attempt are purged."""
 
-    def __init__(self, run: Path, keep_until: int) -> None:
+    def __init__(self, run: Path, keep_until: int, folder: str = "tensorboard") -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=keep_until + 1 if keep_until else None)
+        self._writer = SummaryWriter(str(run / folder), purge_step=keep_until + 1 if keep_until else None)
 
     def log(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():

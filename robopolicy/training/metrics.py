@@ -27,11 +27,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsFile:
-    """Appends records; opening it for a resumed run drops those after ``keep_until`` (they will be made again)."""
+    """Appends records; opening it for a resumed run drops those after ``keep_until`` (they will be made again).
 
-    def __init__(self, run: Path, keep_until: int) -> None:
+    ``records``: keep so many of the first instead, where steps do not tell; ``count`` says how many there are.
+    """
+
+    def __init__(self, run: Path, keep_until: int, records: int | None = None) -> None:
         self.path = Path(run) / NAME
-        kept = [r for r in read_metrics(self.path) if r["step"] <= keep_until]
+        found = read_metrics(self.path)
+        kept = found[:records] if records is not None else [r for r in found if r["step"] <= keep_until]
+        self.count = len(kept)
         write_atomic(self.path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = open(self.path, "a")  # noqa: SIM115 - closed by close(), kept open between records
 
@@ -40,6 +45,7 @@ class MetricsFile:
         clean = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
         self._file.write(json.dumps({"step": step, "kind": kind, **clean}) + "\n")
         self._file.flush()
+        self.count += 1
 
     def close(self) -> None:
         self._file.close()

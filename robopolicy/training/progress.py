@@ -12,20 +12,25 @@ from tqdm import tqdm
 class ProgressBar:
     """Thin wrapper so that the loop does not know tqdm; silent when ``show`` is false."""
 
-    def __init__(self, start: int, total: int, show: bool) -> None:
+    def __init__(self, start: int, total: int, show: bool, unit: str = "step") -> None:
         # A log file gets a line now and then, a terminal a live bar.
         interval = 0.2 if sys.stderr.isatty() else 15.0
         self._bar = tqdm(
-            total=total, initial=start, disable=not show, unit="step", mininterval=interval, dynamic_ncols=True
+            total=total, initial=start, disable=not show, unit=unit, mininterval=interval, dynamic_ncols=True
         )
 
-    def advance(self) -> None:
-        self._bar.update(1)
+    def advance(self, by: int = 1) -> None:
+        self._bar.update(by)
 
     def show(self, scalars: Mapping[str, float]) -> None:
         """Display selected scalars after the bar."""
         shown = {k: f"{scalars[k]:.4g}" for k in ("loss", "lr", "data_wait") if k in scalars}
         self._bar.set_postfix(shown, refresh=False)
+
+    def tell(self, told: Mapping[str, str]) -> None:
+        """Display ``told`` after the bar."""
+        self._bar.set_postfix(told, refresh=False)
+        self._bar.update(0)
 
     def close(self) -> None:
         self._bar.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +50,38 @@ def create_run(run: Path, config: Any, verb: str = "train") -> None:
 
 
 def resume_config(
-    run: Path, overrides: dict[str, str] | None = None, parse: Callable[..., Any] = config_from_dict
+    run: Path,
+    overrides: dict[str, str] | None = None,
+    parse: Callable[..., Any] = config_from_dict,
+    changeable: Collection[str] = CHANGEABLE,
 ) -> TrainConfig:
     """Configuration of an existing run; ``overrides`` may only touch what does not change its numbers.
 
-    ``parse`` makes it from plain data and their origins, where it is another class than ``TrainConfig``.
+    ``parse`` makes it from plain data and their origins, where it is another class than ``TrainConfig``, and
+    ``changeable`` names its sections that may be touched.
     """
     file = run / CONFIG
     if not file.is_file():
         raise ConfigError(f"{run} is no run directory: it has no {CONFIG}")
     for name in overrides or {}:
-        if name.split(".")[0] not in CHANGEABLE:
+        if name.split(".")[0] not in changeable:
             raise ConfigError(
                 f"--{name} cannot change on --resume: the run would no longer equal an uninterrupted one "
-                f"(may change: {', '.join(CHANGEABLE)})"
+                f"(may change: {', '.join(changeable)})"
             )
     data = merge(read_yaml(find_preset(file)), overrides or {})
     config: TrainConfig = parse(data, {"": str(file)} | {n: f"command line --{n}" for n in overrides or {}})
     return config
 
 
-def check_same_run(run: Path, config: Any, parse: Callable[..., Any] = config_from_dict) -> None:
+def check_same_run(
+    run: Path,
+    config: Any,
+    parse: Callable[..., Any] = config_from_dict,
+    changeable: Collection[str] = CHANGEABLE,
+) -> None:
     """Refuse to continue ``run`` with another configuration."""
     ours, theirs = config_to_dict(config), config_to_dict(resume_config(run, parse=parse))
-    changed = [k for k in ours if k not in CHANGEABLE and ours[k] != theirs.get(k)]
+    changed = [k for k in ours if k not in changeable and ours[k] != theirs.get(k)]
     if changed:
         raise ConfigError(f"{run} was started with other values of: {', '.join(changed)}; start a new run for these")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,16 @@ from torch import Tensor, nn
 from robopolicy.core.errors import CheckpointError
 
 SEPARATOR = "|"
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        hashed.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        hashed.update(flat.view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def names_of_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[list[str]]:
