@@ -93,6 +93,30 @@ class UntrainableComposite(PolicyInterfaceError):
     """A composite has no single supervised loss."""
 
 
+class BridgeError(RobopolicyError):
+    """Root of the errors of the wire between this machine and the robot's."""
+
+
+class UnknownType(BridgeError, ValueError):
+    """A message, service or action type that the field table does not have."""
+
+
+class InvalidMessage(BridgeError, ValueError):
+    """A message does not match its type: unknown or missing field, wrong type, null or not finite."""
+
+
+class FrameRefused(BridgeError, ValueError):
+    """A frame of the wire is malformed, too large or not allowed."""
+
+
+class LinkDown(BridgeError):
+    """There is no proven connection, or it was renewed since: nothing is sent and nothing is queued."""
+
+
+class ServiceFailed(BridgeError):
+    """A service or an action answered with a failure, or not in time."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, else the list of known names."""
     known = sorted(known)

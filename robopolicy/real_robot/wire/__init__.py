@@ -1,0 +1,1 @@
+"""The wire: message schema, in-process bus, rosbridge gateway and client."""
