@@ -37,6 +37,7 @@ from robopolicy.wrappers.latent_maps import LatentMap
 from robopolicy.wrappers.steer_config import LatentMapConfig
 from robopolicy.wrappers.steer_probe import check_prior, warn_if_insensitive
 
+PROBED = 4  # observations
 EDGE = 0.95  # numbers beyond this share of the bound count as being at its edge
 DECODING = ("sampler", "sampler_options", "num_inference_steps", "spacing", "clip", "guidance", "refine", "n_samples")
 
@@ -61,18 +62,23 @@ class NoiseActor(Protocol):
 class PriorActor(nn.Module):
     """Chooses as the base policy does: numbers are N(0, 1), clipped to the bound where there is one."""
 
-    observation_spec = ObservationSpec(())
     n_obs_steps = 1
-    decoder = None
+    decoder: Mapping[str, Any] | None = None
 
-    def __init__(self, latent_map: LatentMapConfig | None = None, bound: float = float("inf")) -> None:
+    def __init__(
+        self,
+        latent_map: LatentMapConfig | None = None,
+        bound: float = float("inf"),
+        observation_spec: ObservationSpec | None = None,
+    ) -> None:
+        """``observation_spec``: what others want observed meanwhile (a replay); nothing of it is read."""
         super().__init__()
         self.latent_map, self.bound = latent_map or LatentMapConfig(), float(bound)
+        self.observation_spec = observation_spec or ObservationSpec(())
 
     def encode(self, checked: Mapping[str, Any], base: Any) -> Tensor:
         """Nothing: ``(B, 0)``."""
-        rows = len(next(iter(checked.values()))) if checked else base.batch_size
-        return torch.zeros(rows, 0)
+        return torch.zeros(base.batch_size, 0)
 
     def numbers(self, features: Tensor, eps: Tensor | None, bound: float) -> Tensor:
         """``eps`` clipped; the mode is 0."""
@@ -88,6 +94,8 @@ class SteeredPolicy(Wrapper):
     for the base's own), and the share of them near the bound, ``latent_edge``.
     """
 
+    probe_next = False
+    """Whether ``explore`` probes the latents' effect first, once."""
     requires = frozenset({Cap.DECODE})
     mend = (
         "a latent must decide the chunk: set a deterministic sampler (diffusion: ddim with eta 0, beso: an ODE solver, "
@@ -128,9 +136,9 @@ class SteeredPolicy(Wrapper):
         check_prior(policy)
         self.actor = actor
         self.map = LatentMap(latent_map or actor.latent_map, policy.latent_shape).to(policy.device)
-        self.bound = actor.bound if bound is None else float(bound)
-        if not self.bound > 0:
-            raise ConfigError(f"bound must be > 0, got {self.bound:g}")
+        if bound is not None and not bound > 0:
+            raise ConfigError(f"bound must be > 0, got {bound:g}")
+        self._box = None if bound is None else float(bound)
         self.deterministic = bool(deterministic)
         self.action_spec, self.fps, self.path = policy.action_spec, policy.fps, policy.path
         self.latent_shape, self.caps = (self.map.dim,), frozenset({Cap.SAMPLE})
@@ -149,6 +157,11 @@ class SteeredPolicy(Wrapper):
         """What of the latent the actor chooses, in a word."""
         kind = self.map.kind
         return f"basis({self.map.rank}, {self.map.config.curves})" if kind == "basis" else kind
+
+    @property
+    def bound(self) -> float:
+        """Half-width of the box that the actor chooses in."""
+        return self.actor.bound if self._box is None else self._box
 
     @property
     def norm(self) -> Affine:
@@ -220,6 +233,9 @@ class SteeredPolicy(Wrapper):
 
     def explore(self, obs: Mapping[str, Any], noise_keys: Keys, episodes: Sequence[Hashable] | None = None) -> Explored:
         """``act``, and the actor's numbers ``(B, L)``; see ``core.improver.Explorer``."""
+        if self.probe_next:
+            self.probe_next = False
+            self.probe({key: value[:PROBED] for key, value in obs.items()})
         chunk = self.act(obs, noise_keys, episodes=episodes)
         newest, self._newest = self._newest, None
         assert newest is not None
