@@ -21,6 +21,7 @@ from robopolicy.wrappers.config import (
     NestingConfig,
     OptimisedConfig,
     Source,
+    SteeredConfig,
     ValueGuidedConfig,
     nesting_config,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 LEROBOT = "lerobot:"
 SUFFIXES = (".yaml", ".yml")
 # What of a nesting's keys does not go to its wrapper.
-NOT_SETTINGS = frozenset({"type", "format", "policy", "critic", "sampler", "env", "sha256"})
+NOT_SETTINGS = frozenset({"type", "format", "policy", "critic", "actor", "sampler", "env", "sha256"})
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def build(config: NestingConfig, place: Place, device: str = "cpu", fps: float |
         policy = _lerobot(config, place, device, fps)
     elif isinstance(config, ComposedConfig):
         policy = _composed(config, place, device, fps)
+    elif isinstance(config, SteeredConfig):
+        return _steered(config, place, device, fps).eval()
     else:
         policy = _guided(config, place, device, fps)
     if config.sampler:
@@ -180,6 +183,23 @@ def _guided(config: ValueGuidedConfig | OptimisedConfig, place: Place, device: s
         check_hash(critic, config.sha256.critic, place.at("critic").where)
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
     return _fitted(place, lambda: kind(policy, critic, **settings))
+
+
+def _steered(config: SteeredConfig, place: Place, device: str, fps: float | None) -> Acting:
+    from robopolicy.rl.noise_actor import load_noise_actor
+    from robopolicy.wrappers.steer import SteeredPolicy
+
+    policy = load_source(config.policy, place.at("policy"), device, fps)
+    path = place.path(config.actor)
+    try:
+        actor = _marked(load_noise_actor(path, device), str(path))
+    except CheckpointError as e:
+        raise CheckpointError(f"{place.at('actor').where}: {e}") from e
+    if config.sha256 is not None:
+        check_hash(policy, config.sha256.policy, place.at("policy").where)
+        check_hash(actor, config.sha256.actor, place.at("actor").where)
+    settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
+    return _fitted(place, lambda: SteeredPolicy(policy, actor, **settings))
 
 
 def _critic(text: str, place: Place, device: str) -> Any:

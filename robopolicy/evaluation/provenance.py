@@ -21,6 +21,7 @@ SETTINGS = (
     *("weights", "leader", "operator", "tolerance_logk", "same_task"),
     *("num_samples", "temperature", "relative_temperature", "reduction", "score_first_step_only", "hysteresis"),
     *("keep", "steps", "eta", "eta_mode", "radius", "selection", "critic_weights", "bounds", "rotations", "max_jump"),
+    *("latent_map", "bound", "deterministic"),
 )
 PACKAGES = ("numpy", "torch", "mujoco", "gym-pusht", "pymunk", "robosuite", "robomimic", "gymnasium", "lerobot")
 
@@ -86,14 +87,14 @@ def policy_hash(policy: Any) -> str | None:
 
 
 def parts_of(policy: Any) -> dict[str, Any]:
-    """Policies and critics that a wrapper (``wrappers.base``) puts together, by role; empty for anything else."""
+    """What a wrapper (``wrappers.base``) puts together, policies, critic, noise actor, by role; empty for others."""
     parents = getattr(policy, "parents", None)
     if not parents:
         return {}
     parts = {f"policies[{i}]": parent for i, parent in enumerate(parents)}
     if len(parts) == 1:
         parts = {"policy": parents[0]}
-    return parts | ({"critic": policy.critic} if hasattr(policy, "critic") else {})
+    return parts | {role: getattr(policy, role) for role in ("critic", "actor") if hasattr(policy, role)}
 
 
 def settings_of(policy: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How DSRL learns: frozen typed settings (no torch here: the command line reads them).
 
 Source: Wagenmaker et al. 2025, DSRL (arXiv 2506.15799), and its released settings (project's notes, section 5).
-Differs: discounts count environment steps; updates are counted a decision, not a vectorised step; widths are for CPUs
-(the release uses three layers of 1024 to 2048 on most tasks, which its authors call the best).
+Differs: discounts count environment steps; updates are counted a decision, not a vectorised step; the default widths
+are for CPUs.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class DSRLConfig(SACConfig):
     """na with a base that reads a sentence: the one it was given in every transition."""
     decode_batch: Positive = 512
     """Rows decoded together; memory only."""
-    hidden: tuple[Positive, ...] = (256, 256, 256)
-    """Widths of every member and of the actor (release: three of 128 to 2048)."""
+    hidden: tuple[Positive, ...] = (128, 128, 128)
+    """Widths of every member and of the actor; the release has three of 128 (Hopper, Transport, pi0) to 2048 (Lift, Can,
+    Square), wide ones learning best where there is a GPU."""
     activation: Activation = "tanh"
     layer_norm: bool = True
     """LayerNorm before every activation, actor and critics."""

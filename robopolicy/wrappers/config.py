@@ -1,9 +1,9 @@
 """Nestings as data: which policies and critics stand inside which wrapper, with which settings (no torch here).
 
-A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised, ...}``, usually a YAML file.  A policy
-inside it is text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a mapping
-of the same form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these classes
-describe.
+A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised | steered, ...}``, usually a YAML file.
+A policy inside it is text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a
+mapping of the same form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these
+classes describe.
 """
 
 from __future__ import annotations
@@ -158,6 +158,36 @@ class OptimisedConfig:
 
 
 @config_dataclass
+class SteeredHashes:
+    """SHA-256 of what a steered policy is made of."""
+
+    policy: Sha256 | None = None
+    """Of the policy."""
+    actor: Sha256 | None = None
+    """Of the noise actor."""
+
+
+@config_dataclass
+class SteeredConfig:
+    """A policy whose latent is chosen by a noise actor (DSRL)."""
+
+    policy: Source
+    """What is steered; it decodes as it did when the actor learned."""
+    actor: str
+    """Directory of the noise actor, as a fine-tuning run writes it."""
+    type: Literal["steered"] = "steered"
+    format: Literal[1] = 1
+    deterministic: bool = True
+    """Act by the actor's mode; false samples from it, which value guidance around this policy needs."""
+    bound: Above0 | None = None
+    """Half-width of the box of latents, if it shall be another than the actor's own."""
+    env: Source | None = None
+    """Environment: a name, or name and kwargs; null takes that of the policy's run."""
+    sha256: SteeredHashes | None = None
+    """Hashes of the weights; others are refused."""
+
+
+@config_dataclass
 class LeRobotConfig:
     """A policy that LeRobot trained; the text ``lerobot:PATH`` is short for it."""
 
@@ -171,11 +201,12 @@ class LeRobotConfig:
     """Options of set_sampler, e.g. ``{sampler: ddim, num_inference_steps: 10}``; empty decodes as LeRobot does."""
 
 
-NestingConfig = ComposedConfig | ValueGuidedConfig | OptimisedConfig | LeRobotConfig
+NestingConfig = ComposedConfig | ValueGuidedConfig | OptimisedConfig | SteeredConfig | LeRobotConfig
 TYPES: dict[str, type] = {
     "composed": ComposedConfig,
     "value_guided": ValueGuidedConfig,
     "optimised": OptimisedConfig,
+    "steered": SteeredConfig,
     "lerobot": LeRobotConfig,
 }
 
