@@ -99,6 +99,10 @@ class EmbeddedTask(ABC):
     def step(self, action: np.ndarray) -> StepResult:
         """See ``Env.step``; solved, and over, once the goal has held for ``HOLD`` consecutive steps."""
         self._move(checked_action(action, self.action_space))
+        return self.judge()
+
+    def judge(self) -> StepResult:
+        """Score a control step that has just happened; ``step`` does, and whoever moves the arm by other means."""
         self._steps += 1
         self._advance()
         failed = self._failed()
