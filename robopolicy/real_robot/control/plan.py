@@ -149,8 +149,9 @@ class Plan:
         jump = first_jump(before, track, self.limits, steps)
         end = len(track.position) if jump is None else jump
         here = self._reference(now)[0]
-        times, kept = self._stretched(here, Pose(track.position[:end], track.quaternion[:end]), due[late:], now,
-        chunk.dt) taken = len(times)
+        kept = Pose(track.position[:end], track.quaternion[:end])
+        times = self._stretched(here, kept, due[late:], now, chunk.dt)
+        taken = len(times)
         self._set(here, now, Pose(track.position[:taken], track.quaternion[:taken]), times, steps)
         self._dt = chunk.dt
         shift = times - due[late : late + taken]
@@ -158,16 +159,13 @@ class Plan:
             opens = np.asarray(chunk.stamps, np.float64)[late : late + taken] - self.gripper_latency + shift
             widths = np.asarray(chunk.gripper, np.float64)[late : late + taken]
             self._grips = list(zip(opens.tolist(), widths.tolist(), strict=True))
-        return Merge(taken, late, jump=None if jump is None else late + jump, slow=kept - taken)
+        return Merge(taken, late, jump=None if jump is None else late + jump, slow=end - taken)
 
-    def _stretched(
-        self, here: Pose, track: Pose, due: np.ndarray, now: float, dt: float
-    ) -> tuple[np.ndarray, int]:
-        """Times at which the actions can be passed at the speed limits, as many as are not shifted too far; and how
-        many there were."""
+    def _stretched(self, here: Pose, track: Pose, due: np.ndarray, now: float, dt: float) -> np.ndarray:
+        """Times at which the actions can be passed at the speed limits, as many as are not shifted too far."""
         n = len(track.position)
         if n == 0:
-            return np.zeros(0), 0
+            return np.zeros(0)
         positions = np.vstack((here.position[None], track.position))
         turns = np.vstack((here.quaternion[None], track.quaternion))
         need = np.maximum(
@@ -181,7 +179,7 @@ class Plan:
             if shift > STRETCH * dt:
                 break
             times.append(at)
-        return np.array(times), n
+        return np.array(times)
 
     def _set(self, here: Pose, now: float, track: Pose, times: np.ndarray, steps: int) -> None:
         if len(times) == 0:

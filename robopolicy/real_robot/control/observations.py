@@ -1,0 +1,232 @@
+"""Observations at one instant, from sources that each have their own clock, rate and latency.
+
+Source: nearest picture and interpolated state at the time of one camera, as in UMI (arXiv 2402.10329, section on
+observation latency).  Differs: an observation that cannot be had honestly (old, skewed or missing) is not assembled,
+and says why; nothing is extrapolated by more than 20 ms.
+
+All times are local monotonic seconds of the *content* (``clocks.StampWatch`` makes them), not of the arrival.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robopolicy.real_robot.frames import Pose, at_time
+from robopolicy.real_robot.limits import Timeouts
+
+STATE_SECONDS, FRAMES = 2.0, 8  # kept of the state, and of each camera
+EXTRAPOLATE = 0.020  # s beyond the newest sample for which the newest is still good
+GRIPPER_LATENCY = 0.1  # s; the ROS 1 hand is read at 10 Hz
+SAME_FRAMES = 10  # equal pictures in a row that mean a frozen camera
+BAD_FRAMES = 5  # undecodable pictures in a row after which the arm holds
+
+
+@dataclass(frozen=True, eq=False)
+class StateSample:
+    """The arm at ``time``: ``pose`` of the tool, ``q (7,)`` rad, ``dq (7,)`` rad/s, ``force (3,)`` N."""
+
+    time: float
+    pose: Pose
+    q: np.ndarray
+    dq: np.ndarray
+    force: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+    def finite(self) -> bool:
+        """Whether every number is one."""
+        return self.pose.finite() and all(np.isfinite(v).all() for v in (self.time, self.q, self.dq, self.force))
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One picture: ``data`` as it came (bytes, decoded on use, or an array); ``assumed``: its time is arrival minus a
+    configured latency, because the camera stamps nothing."""
+
+    time: float
+    data: Any
+    assumed: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """An observation of ``steps`` instants, oldest first.
+
+    ``time``: of the newest instant, that of the anchor camera's newest picture.  ``poses``, ``q (steps, 7)``,
+    ``force (steps, 3)``, ``width (steps,)`` m (``nan`` where there is no hand).  ``frames``: per camera, one a step.
+    ``ages``: seconds from each source's content to now, for the newest step.  ``valid (steps,)``: whether history
+    reaches back that far; steps before it repeat the oldest known.
+    """
+
+    time: float
+    poses: Pose
+    q: np.ndarray
+    force: np.ndarray
+    width: np.ndarray
+    frames: Mapping[str, list[Frame]]
+    ages: Mapping[str, float]
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class NoSnapshot:
+    """Why there is none now."""
+
+    why: str
+
+
+class _Camera:
+    def __init__(self) -> None:
+        self.frames: deque[Frame] = deque(maxlen=FRAMES)
+        self.same = self.bad = 0
+        self.digest = b""
+        self.since = -np.inf  # time of the first picture with these bytes
+
+    def seen(self) -> float:
+        """Time up to which the camera is known to see: its newest picture's, or that of the first of a frozen row."""
+        if not self.frames or self.bad >= BAD_FRAMES:
+            return -np.inf
+        return self.since if self.same >= SAME_FRAMES else self.frames[-1].time
+
+
+class Observer:
+    """Rings of the newest data, and the observation at the newest instant that all of it covers.
+
+    ``cameras``: names; the first is the anchor.  Without cameras the newest state is the instant.
+    """
+
+    def __init__(
+        self, cameras: Sequence[str], timeouts: Timeouts, gripper_latency: float = GRIPPER_LATENCY, hand: bool = True
+    ) -> None:
+        self._t, self._hand, self._gripper_latency = timeouts, hand, gripper_latency
+        self._cameras = {name: _Camera() for name in cameras}
+        self._states: deque[StateSample] = deque()
+        self._widths: deque[tuple[float, float]] = deque()
+
+    # -- what comes in -------------------------------------------------------------------------------------------------
+
+    def state(self, sample: StateSample) -> bool:
+        """Take a state; false, and nothing changes, if a number in it is none or it is not newer than the last."""
+        if not sample.finite() or (self._states and sample.time <= self._states[-1].time):
+            return False
+        self._states.append(sample)
+        while self._states[0].time < sample.time - STATE_SECONDS:
+            self._states.popleft()
+        return True
+
+    def gripper(self, time: float, width: float) -> bool:
+        """Take a width that was published at ``time``; the hand was read a latency earlier."""
+        when = time - self._gripper_latency
+        if not np.isfinite((when, width)).all() or (self._widths and when <= self._widths[-1][0]):
+            return False
+        self._widths.append((when, float(width)))
+        while self._widths[0][0] < when - STATE_SECONDS:
+            self._widths.popleft()
+        return True
+
+    def frame(self, camera: str, frame: Frame) -> bool:
+        """Take a picture; false if it is older than the last one.  Equal bytes ten times in a row count as no
+        picture."""
+        c = self._cameras[camera]
+        if not np.isfinite(frame.time) or (c.frames and frame.time <= c.frames[-1].time):
+            return False
+        raw = frame.data if isinstance(frame.data, bytes) else np.ascontiguousarray(frame.data).tobytes()
+        digest = hashlib.blake2b(raw, digest_size=16).digest()
+        c.same, c.since = (c.same + 1, c.since) if digest == c.digest else (1, frame.time)
+        c.digest, c.bad = digest, 0
+        c.frames.append(frame)
+        return True
+
+    def bad_frame(self, camera: str) -> None:
+        """A picture that could not be decoded, or is not of the size it should be: dropped and counted."""
+        self._cameras[camera].bad += 1
+
+    # -- what the watchdogs ask ----------------------------------------------------------------------------------------
+
+    def state_age(self, now: float) -> float:
+        """Age of the newest state; infinite before the first."""
+        return now - self._states[-1].time if self._states else np.inf
+
+    def state_rate(self) -> float:
+        """States a second over what is kept; 0 with fewer than two."""
+        if len(self._states) < 2:
+            return 0.0
+        return (len(self._states) - 1) / (self._states[-1].time - self._states[0].time)
+
+    def camera_age(self, now: float) -> float | None:
+        """Age of the oldest of the cameras' newest pictures, ``None`` without cameras.  Of a frozen camera it counts
+        from the first of the equal pictures; it is infinite for one whose last five pictures were broken."""
+        if not self._cameras:
+            return None
+        return max(now - c.seen() for c in self._cameras.values())
+
+    # -- the observation -----------------------------------------------------------------------------------------------
+
+    def snapshot(self, now: float, steps: int, dt: float) -> Snapshot | NoSnapshot:
+        """Observation of ``steps`` instants ``dt`` seconds apart, the newest as new as the data allow."""
+        if not self._states:
+            return NoSnapshot("no robot state yet")
+        if (age := self.state_age(now)) > self._t.state_soft:
+            return NoSnapshot(f"robot state {age:.2f} s old, limit {self._t.state_soft:g} s")
+        if self._hand and not self._widths:
+            return NoSnapshot("no gripper state yet")
+        when, ages = self._states[-1].time, {"state": age}
+        if self._cameras:
+            for name, c in self._cameras.items():
+                ages[name] = now - c.seen()
+                if ages[name] > self._t.camera_soft:
+                    return NoSnapshot(f"camera '{name}': newest picture {ages[name]:.2f} s old, frozen or broken")
+            when = next(iter(self._cameras.values())).frames[-1].time
+        if self._widths:
+            ages["gripper"] = now - self._widths[-1][0]
+        instants = when - dt * np.arange(steps - 1, -1, -1.0)
+        frames = {name: [_nearest(c.frames, float(t)) for t in instants] for name, c in self._cameras.items()}
+        for name, chosen in frames.items():
+            if abs(chosen[-1].time - when) > self._t.skew:
+                return NoSnapshot(f"camera '{name}' is {1e3 * (chosen[-1].time - when):+.0f} ms off the others")
+        return self._assemble(when, instants, frames, ages)
+
+    def _assemble(
+        self, when: float, instants: np.ndarray, frames: dict[str, list[Frame]], ages: dict[str, float]
+    ) -> Snapshot | NoSnapshot:
+        states = list(self._states)
+        times = np.array([s.time for s in states])
+        if instants[-1] > times[-1] + EXTRAPOLATE:
+            return NoSnapshot(f"the state is {1e3 * (instants[-1] - times[-1]):.0f} ms behind the picture")
+        track = Pose(np.array([s.pose.position for s in states]), np.array([s.pose.quaternion for s in states]))
+        poses = [at_time(times, track, float(t)) for t in instants]
+        valid = instants >= times[0] - EXTRAPOLATE
+        for chosen in frames.values():
+            valid &= np.abs(np.array([f.time for f in chosen]) - instants) <= self._t.skew
+        width = np.full(len(instants), np.nan)
+        if self._widths:
+            grip = np.array(self._widths)
+            width = np.interp(instants, grip[:, 0], grip[:, 1])
+        return Snapshot(
+            when,
+            Pose(np.array([p.position for p in poses]), np.array([p.quaternion for p in poses])),
+            _columns(instants, times, np.array([s.q for s in states])),
+            _columns(instants, times, np.array([s.force for s in states])),
+            width,
+            frames,
+            ages,
+            valid,
+        )
+
+
+def _columns(instants: np.ndarray, times: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Each column of ``values (N, D)`` interpolated at the instants: ``(steps, D)``; the ends are held."""
+    return np.stack([np.interp(instants, times, column) for column in values.T], axis=-1)
+
+
+def _nearest(frames: Sequence[Frame], when: float) -> Frame:
+    """The frame whose time is nearest; the earlier of two as near."""
+    times = [f.time for f in frames]
+    i = bisect_right(times, when)
+    near = frames[max(i - 1, 0)], frames[min(i, len(frames) - 1)]
+    return near[0] if abs(near[0].time - when) <= abs(near[1].time - when) else near[1]
