@@ -83,19 +83,26 @@ class Bus:
 
     def publish(self, topic: str, message: Any, owner: str = HOME) -> None:
         """Check and deliver; raises ``InvalidMessage`` for a bad message, ``BridgeError`` without ``advertise``."""
+        self.deliver(topic, conform(self._writable(topic, owner).type, message, self.flavour), owner)
+
+    def deliver(self, topic: str, message: Message, owner: str = HOME) -> None:
+        """``publish`` without the check of the message: for what was checked already, and for injected faults."""
+        with self._lock:
+            entry = self._writable(topic, owner)
+            entry.last = message
+            if entry.writers.get(owner):
+                entry.latched = message
+            listeners = list(entry.listeners)
+        for _, callback in listeners:
+            self._deliver(topic, callback, message)
+
+    def _writable(self, topic: str, owner: str) -> _Topic:
         with self._lock:
             entry = self._topics.get(topic)
             if entry is None or owner not in entry.writers:
                 raise BridgeError(f"{owner} publishes on {topic} without having advertised it")
             self._exclusive.check(topic, owner)
-        checked = conform(entry.type, message, self.flavour)
-        with self._lock:
-            entry.last = checked
-            if entry.writers.get(owner):
-                entry.latched = checked
-            listeners = list(entry.listeners)
-        for _, callback in listeners:
-            self._deliver(topic, callback, checked)
+            return entry
 
     def _deliver(self, topic: str, callback: Callback, message: Message) -> None:
         try:

@@ -49,6 +49,14 @@ def conform(type_name: str, message: Any, flavour: Flavour, extra: bool = False)
         raise InvalidMessage(f"{type_name}: {e.path or 'message'} {e.what}") from None
 
 
+def check_field(field: Field, value: Any, flavour: Flavour) -> Any:
+    """One field's value, checked as ``conform`` does."""
+    try:
+        return _field_checker(field, flavour, False)(value)
+    except _Fault as e:
+        raise InvalidMessage(f"{e.under(field.name).path} {e.what}") from None
+
+
 def zeros(type_name: str, flavour: Flavour) -> Message:
     """The message with every field zero, empty or false (a quaternion too: fill it in)."""
     return {f.name: _zero(f, flavour) for f in lookup(type_name, flavour).fields}
