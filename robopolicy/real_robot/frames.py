@@ -90,13 +90,23 @@ def hemisphere(quaternion: ArrayLike, reference: ArrayLike) -> np.ndarray:
     return out
 
 
+def _parts(vector: ArrayLike) -> list[np.ndarray]:
+    """Components along the last axis; unlike ``np.moveaxis`` at next to no cost, which counts at every tick."""
+    v = np.asarray(vector, np.float64)
+    return [v[..., i] for i in range(v.shape[-1])]
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    (ax, ay, az), (bx, by, bz) = _parts(a), _parts(b)
+    return np.stack((ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), axis=-1)
+
+
 # -- algebra -----------------------------------------------------------------------------------------------------------
 
 
 def multiply(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """The rotation ``b`` followed by ``a``, both ``(..., 4)``."""
-    ax, ay, az, aw = np.moveaxis(np.asarray(a, np.float64), -1, 0)
-    bx, by, bz, bw = np.moveaxis(np.asarray(b, np.float64), -1, 0)
+    (ax, ay, az, aw), (bx, by, bz, bw) = _parts(a), _parts(b)
     parts = (
         *(aw * bx + ax * bw + ay * bz - az * by, aw * by - ax * bz + ay * bw + az * bx),
         *(aw * bz + ax * by - ay * bx + az * bw, aw * bw - ax * bx - ay * by - az * bz),
@@ -113,8 +123,8 @@ def conjugate(quaternion: ArrayLike) -> np.ndarray:
 def rotate(quaternion: ArrayLike, vector: ArrayLike) -> np.ndarray:
     """``vector (..., 3)`` turned by unit quaternions ``(..., 4)``."""
     q, v = np.asarray(quaternion, np.float64), np.asarray(vector, np.float64)
-    twice = 2.0 * np.cross(q[..., :3], v)
-    out: np.ndarray = v + q[..., 3:] * twice + np.cross(q[..., :3], twice)
+    twice = 2.0 * _cross(q[..., :3], v)
+    out: np.ndarray = v + q[..., 3:] * twice + _cross(q[..., :3], twice)
     return out
 
 
@@ -183,7 +193,7 @@ def at_time(stamps: ArrayLike, track: Pose, when: float) -> Pose:
 
 def matrix_of_quaternion(quaternion: ArrayLike) -> np.ndarray:
     """Rotation matrices ``(..., 3, 3)`` of unit quaternions ``(..., 4)``."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternion, np.float64), -1, 0)
+    x, y, z, w = _parts(quaternion)
     rows = (
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
@@ -195,7 +205,7 @@ def matrix_of_quaternion(quaternion: ArrayLike) -> np.ndarray:
 def quaternion_of_matrix(matrix: ArrayLike) -> np.ndarray:
     """Unit quaternions ``(..., 4)`` with ``w >= 0`` of rotation matrices ``(..., 3, 3)``, exact near half turns too."""
     m = np.asarray(matrix, np.float64)
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = np.moveaxis(m, (-2, -1), (0, 1))
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = ([m[..., i, j] for j in range(3)] for i in range(3))
     # 4 q q^T, x y z w: each row is the quaternion times four of its components; the one with the largest is taken.
     table = np.stack(
         (
@@ -228,7 +238,7 @@ def quaternion_of_six(six: ArrayLike, form: SixForm = "rows") -> np.ndarray:
     # What rounding leaves of parallel halves is no direction.
     size, full = np.linalg.norm(rest, axis=-1, keepdims=True), np.linalg.norm(second, axis=-1, keepdims=True)
     second = normalised(np.where(size > 1e-9 * full, rest, np.nan))
-    m = np.stack((first, second, np.cross(first, second)), axis=-2)
+    m = np.stack((first, second, _cross(first, second)), axis=-2)
     return quaternion_of_matrix(m if form == "rows" else np.swapaxes(m, -1, -2))
 
 

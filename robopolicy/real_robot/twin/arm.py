@@ -96,9 +96,22 @@ class FrankaArm:
         return np.array(self._data.ctrl[self._u])
 
     @property
+    def rotation(self) -> np.ndarray:
+        """Rotation ``(3, 3)`` of the tool in the base frame."""
+        matrix: np.ndarray = self._data.xmat[self._hand].reshape(3, 3) @ self._turn
+        return matrix
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """``O_T_EE (4, 4)``."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = self.rotation, self._position
+        return matrix
+
+    @property
     def pose(self) -> Pose:
         """``O_T_EE`` as a pose."""
-        return Pose(self._position, quaternion_of_matrix(self._data.xmat[self._hand].reshape(3, 3) @ self._turn))
+        return Pose(self._position, quaternion_of_matrix(self.rotation))
 
     @property
     def twist(self) -> np.ndarray:
@@ -123,8 +136,7 @@ class FrankaArm:
         self.tool = np.array(tool, np.float64)
         to_hand = np.linalg.inv(hand_on_flange(0.0)) @ self.tool
         self._lever, self._turn = to_hand[:3, 3], to_hand[:3, :3]
-        plain = np.allclose(self._turn, np.eye(3), atol=1e-9)
-        self._turned = None if plain else self._turn
+        self._plain = np.allclose(self._turn, np.eye(3), atol=1e-9)
 
     def reflex(self, error: str = "cartesian_reflex") -> None:
         """Stop at once, with ``error`` set until it is recovered from."""
@@ -208,11 +220,10 @@ class FrankaArm:
         self._jacobian[:3], self._jacobian[3:] = self._jac[0, :, self._v], self._jac[1, :, self._v]
 
     def _measured(self) -> tuple[float, float, float, float]:
-        if self._turned is None:
+        if self._plain:
             w, x, y, z = self._data.xquat[self._hand].tolist()
         else:
-            matrix = self._data.xmat[self._hand].reshape(3, 3) @ self._turned
-            mujoco.mju_mat2Quat(self._quaternion, matrix.ravel())
+            mujoco.mju_mat2Quat(self._quaternion, self.rotation.ravel())
             w, x, y, z = self._quaternion.tolist()
         return x, y, z, w
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from robopolicy.real_robot.frames import Pose, conjugate, rotate
+from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.interface import Interface
 from robopolicy.real_robot.twin.arm import FrankaArm, Mode
 from robopolicy.real_robot.wire.messages import Message, header, zeros
@@ -56,6 +56,9 @@ def vector(values: np.ndarray) -> Message:
 def wrench(values: np.ndarray) -> Message:
     """``geometry_msgs/Wrench`` or ``Twist`` parts of ``(6,)``."""
     return {"force": vector(values[:3]), "torque": vector(values[3:])}
+
+
+IDENTITY = column_major(np.eye(4))
 
 
 class StateMessages:
@@ -116,8 +119,8 @@ class StateMessages:
 
     def _ros1(self) -> Message:
         arm, law = self._arm, self._arm.law
-        reference = Pose(*(np.array(v) for v in law.reference))
         tool, q, dq = column_major(arm.tool), arm.q, arm.dq
+        measured, reference = column_major(arm.matrix), Pose(*(np.array(v) for v in law.reference))
         return {
             "q": q.tolist(),
             "q_d": q.tolist(),
@@ -135,13 +138,13 @@ class StateMessages:
             "joint_collision": arm.joint_touch.tolist(),
             "joint_contact": arm.joint_touch.tolist(),
             "elbow": [float(q[2]), 1.0 if q[3] > 0 else -1.0],
-            "O_T_EE": column_major(arm.pose.matrix()),
-            "O_T_EE_d": column_major(reference.matrix() if reference.finite() else arm.pose.matrix()),
-            "O_T_EE_c": column_major(arm.pose.matrix()),
+            "O_T_EE": measured,
+            "O_T_EE_d": column_major(reference.matrix()) if reference.finite() else measured,
+            "O_T_EE_c": measured,
             "F_T_EE": tool,
             "F_T_NE": tool,
-            "NE_T_EE": column_major(np.eye(4)),
-            "EE_T_K": column_major(np.eye(4)),
+            "NE_T_EE": IDENTITY,
+            "EE_T_K": IDENTITY,
             "m_ee": 0.73,
             "m_total": 0.73,
         }
@@ -186,5 +189,5 @@ class StateMessages:
         return self._no_errors | dict.fromkeys(errors & set(self._no_errors), True)
 
     def _in_tool(self, force: np.ndarray) -> np.ndarray:
-        back = conjugate(self._arm.pose.quaternion)
-        return np.concatenate((rotate(back, force[:3]), rotate(back, force[3:])))
+        in_tool: np.ndarray = force.reshape(2, 3) @ self._arm.rotation
+        return in_tool.ravel()
