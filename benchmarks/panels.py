@@ -1,4 +1,4 @@
-"""Figures of several panels side by side, dressed alike: success up the side, one legend under all."""
+"""Figures of several panels side by side, dressed alike: one scale up the side, one legend under all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ def dress(axes: Any, title: str, across: str) -> None:
     axes.set_axisbelow(True)
 
 
-def finish(figure: Figure, all_axes: list[Any], path: Path) -> None:
+def finish(
+    figure: Figure,
+    all_axes: list[Any],
+    path: Path,
+    side: str = "success (95 % Wilson intervals)",
+    limits: tuple[float, float] | None = (-0.02, 1.02),
+) -> None:
     """Name the side, put one legend under all, write the file."""
-    all_axes[0].set_ylabel("success (95 % Wilson intervals)")
-    all_axes[0].set_ylim(-0.02, 1.02)
+    all_axes[0].set_ylabel(side)
+    if limits is not None:
+        all_axes[0].set_ylim(*limits)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=6)
     save_png(figure, path)
