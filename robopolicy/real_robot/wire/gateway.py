@@ -15,6 +15,7 @@ import itertools
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -127,6 +128,11 @@ class Gateway:
         """Cut all connections without a closing handshake, as a pulled plug does (any thread)."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._abort_all)
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still with every connection open, pings unanswered, as a stopped process does (any thread)."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(time.sleep, seconds)
 
     def _abort_all(self) -> None:
         for connection in list(self._clients.values()):
