@@ -32,6 +32,10 @@ class Wire(Protocol):
         """Cut every connection."""
         ...
 
+    def freeze(self, seconds: float) -> None:
+        """Stand still with every connection open."""
+        ...
+
 
 class FaultPort:
     """Injects faults by name: ``inject("user_stop")``, ``inject("camera_freeze", "wrist", seconds=2)``.
@@ -173,10 +177,7 @@ class FaultPort:
         return lambda: schedule.cancel("drop_link")
 
     def _freeze_server(self, value: Any) -> None:
-        freeze = getattr(self.wire, "freeze", None)
-        if freeze is None:
-            raise ConfigError("this gateway cannot be frozen; use drop_in and drop")
-        freeze(_number("freeze_server", 3.0 if value in (None, True) else value, 0.01, 60))
+        self.wire.freeze(_number("freeze_server", 3.0 if value in (None, True) else value, 0.01, 60))
 
     def _face(self) -> Any:
         if self._twin.face is None:

@@ -38,10 +38,12 @@ class RosFace:
             raise ConfigError(f"the bus speaks {bus.flavour}, the twin {self.names.ros}; set the twin's --ros")
         self.messages = StateMessages(twin.arm, self.names)
         self.recovery_works, self.state_fault = True, ""
+        self.advance: Callable[[int], None] = twin.step
         self._last: dict[str, Message] = {}
         self._recoveries: list[Goal] = []
-        self._advertise()
-        bus.subscribe(self.names.command, "geometry_msgs/PoseStamped", self._command, CONTROLLER)
+        self._here = False
+        self._join()
+        self._advertise_others()
         self.hand = HandActions(self)
         if self.names.recovery is not None:
             server = bus.serve_action(self.names.recovery, "franka_msgs/ErrorRecovery", self._recovery, owner=NODE)
@@ -57,16 +59,36 @@ class RosFace:
 
     # -- what is published ---------------------------------------------------------------------------------------------
 
-    def _advertise(self) -> None:
-        names, state = self.names, self.names.state_type
-        kinds = {names.state: state, names.joint_states: "sensor_msgs/JointState"}
+    def _topics(self) -> dict[str, str]:
+        """Topics of the control node; the last one is that which ROS 1 and ROS 2 do not share."""
+        names = self.names
         prefix = names.state.rsplit("/", 1)[0]
-        if names.ros == "ros1":
-            self.extra = {f"{prefix}/F_ext": "geometry_msgs/WrenchStamped"}
+        extra, kind = ("F_ext", "WrenchStamped") if names.ros == "ros1" else ("current_pose", "PoseStamped")
+        return {
+            names.state: names.state_type,
+            names.joint_states: "sensor_msgs/JointState",
+            f"{prefix}/{extra}": f"geometry_msgs/{kind}",
+        }
+
+    def _join(self) -> None:
+        """The control node enters the graph, or leaves it when it has crashed."""
+        here = not self.twin.arm.crashed
+        if here == self._here:
+            return
+        self._here = here
+        for topic, kind in self._topics().items():
+            if here:
+                self.bus.advertise(topic, kind, NODE)
+            else:
+                self.bus.unadvertise(topic, NODE)
+        if here:
+            command, kind = self.names.command, "geometry_msgs/PoseStamped"
+            self._deaf = self.bus.subscribe(command, kind, self._command, CONTROLLER)
         else:
-            self.extra = {f"{prefix}/current_pose": "geometry_msgs/PoseStamped"}
-        for topic, kind in (kinds | self.extra).items():
-            self.bus.advertise(topic, kind, NODE)
+            self._deaf()
+
+    def _advertise_others(self) -> None:
+        names = self.names
         self.bus.advertise(names.gripper_states, "sensor_msgs/JointState", names.gripper)
         for name, topic in names.cameras.items():
             self.bus.advertise(topic, "sensor_msgs/CompressedImage", f"/cam_{name}")
@@ -80,12 +102,12 @@ class RosFace:
             action()
 
     def _publish_state(self) -> None:
-        if self.twin.arm.crashed or self.state_fault == "stop":
+        if not self._here or self.twin.arm.crashed or self.state_fault == "stop":
             return
         wall, names, make = self.twin.clock.wall(), self.names, self.messages
         if self.state_fault != "freeze" or not self._last:
             self._last = {names.state: make.state(wall, self.twin.time), names.joint_states: make.joint_state(wall)}
-            extra = next(iter(self.extra))
+            extra = list(self._topics())[-1]
             if names.ros == "ros1":
                 self._last[extra] = make.external_wrench(wall)
             else:
@@ -125,6 +147,7 @@ class RosFace:
             self._recoveries.append(goal)
 
     def _poll(self) -> None:
+        self._join()
         self.hand.poll()
         waiting, self._recoveries = self._recoveries, []
         for goal in waiting:
