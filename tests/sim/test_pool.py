@@ -16,7 +16,7 @@ import pytest
 
 from robopolicy.core.errors import ConfigError, EnvUnavailable
 from robopolicy.core.specs import ENVIRONMENT_STATE, STATE
-from robopolicy.sim.pool import Batch, EpisodePool, EpisodeResult, Film, episode_list
+from robopolicy.sim.pool import Batch, EpisodePool, EpisodeResult, Film, Watch, episode_list
 from robopolicy.sim.pool_links import ProcessLink
 from robopolicy.sim.registry import EnvConfig
 from robopolicy.testing.envs import TOP, PointReach
@@ -80,6 +80,35 @@ def test_lazy_rendering_changes_nothing_but_the_work(monkeypatch, n_action_steps
     assert outcome[True][2] <= 6 + min(2, n_action_steps) * planned
     if n_action_steps == 4:
         assert outcome[False][2] > 1.5 * outcome[True][2]
+
+
+@pytest.mark.parametrize("max_steps", [12, 14])
+def test_the_end_is_observed_when_asked_for_and_costs_no_more_than_a_window(monkeypatch, max_steps):
+    """Chunks of 5 and windows of 3: 2 or 4 steps of the last chunk are executed, and what they ended in is observed."""
+    drawn = []
+    original = PointReach._draw
+    monkeypatch.setattr(PointReach, "_draw", lambda self, h, w: drawn.append(1) or original(self, h, w))
+    ends, counts = {}, {}
+    for final in (True, False):
+        drawn.clear()
+        seen = []
+        with EpisodePool(config(image=True, max_steps=max_steps), 0, 1) as pool:
+            pool.watch = Watch(3, (STATE, TOP), final=final)
+            still = lambda b: np.repeat(b.observation[STATE][:, -1:] + 0.01, 5, axis=1)
+            pool.run(episode_list(1, 0), still, on_reply=lambda episode, reply, seen=seen: seen.append(reply))
+        ends[final], counts[final] = seen[-1].observation, len(drawn)
+    assert ends[False] is None
+    env = PointReach(image=True, max_steps=max_steps)
+    env.reset(0)
+    states = [env.observe([STATE])[STATE]]
+    for reply in seen:
+        newest = states[-1]
+        for _ in reply.rewards:
+            env.step(newest + 0.01)
+            states.append(env.observe([STATE])[STATE])
+    np.testing.assert_array_equal(ends[True][STATE], np.stack(states[-3:]))
+    assert ends[True][TOP].shape == (3, 3, 32, 32)
+    assert counts[False] < counts[True] <= counts[False] + 3
 
 
 def test_initial_states_do_not_depend_on_the_policy():
