@@ -1,7 +1,7 @@
 """One tick of control: measured state, plan, safety filter, state machine, and what may be published.
 
 It is given everything and does nothing by itself: whoever owns the socket calls ``tick`` on a 100 Hz grid, hands it
-what arrived, and publishes what it returns.  So a run can be replayed from its inputs, and comes out the same bit for bit.
+what arrived, and publishes what it returns.  So a run can be replayed from its inputs, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from robopolicy.core.errors import ConfigError
 from robopolicy.real_robot.control.plan import Merge, Plan, Waypoints
 from robopolicy.real_robot.control.states import MOVING, Event, Output, State, StateMachine
 from robopolicy.real_robot.control.watchdogs import Health
@@ -170,7 +169,8 @@ class ControlLoop:
         pose = Pose(measured.position, measured.quaternion)
         size = float(np.linalg.norm(pose.quaternion))
         if not pose.finite() or not 0.95 <= size <= 1.05 or now - measured.at > self.timeouts.state_soft:
-            raise ConfigError("arm: there is no fresh, finite measured pose to stand at; look at the state topic")
+            self._broken = "there is no fresh, finite measured pose to stand at; look at the state topic"
+            return
         self.filter.stand(Pose(pose.position, pose.quaternion / size), "armed")
 
     def _merge(self, now: float) -> Merge | None:

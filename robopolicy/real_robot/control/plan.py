@@ -19,7 +19,7 @@ from robopolicy.real_robot.limits import SafetyLimits
 from robopolicy.real_robot.safety.jump import first_jump
 from robopolicy.real_robot.safety.limiter import CRUISE
 from robopolicy.real_robot.safety.types import Setpoint
-from robopolicy.real_robot.safety.validity import NORM
+from robopolicy.real_robot.safety.validity import LARGEST, NORM, sane
 
 SLACK = 0.010  # s before now within which an action already counts as late
 STRETCH = 2.0  # action periods by which stretching may shift an action before the rest is dropped
@@ -51,8 +51,8 @@ class Waypoints:
                 f"chunk: expected N >= 1 stamps, poses and gripper widths, got {np.shape(self.stamps)}, "
                 f"{self.track.position.shape} and {np.shape(grip) if grip is not None else None}"
             )
-        if not self.track.finite() or not np.isfinite(self.stamps).all() or not (np.isfinite(self.dt) and self.dt > 0):
-            return "chunk: a number in it is not finite, or dt is not above zero"
+        if not sane(self.track) or not np.isfinite(self.stamps).all() or not (np.isfinite(self.dt) and self.dt > 0):
+            return f"chunk: a number in it is not finite or beyond {LARGEST:g}, or dt is not above zero"
         if grip is not None and not np.isfinite(grip).all():
             return "chunk: a gripper width is not finite"
         norms = np.linalg.norm(self.track.quaternion, axis=-1)

@@ -1,4 +1,4 @@
-"""Stage 1: numbers are numbers, shapes are right, quaternions are nearly unit; then exactly unit, and of one sign.
+"""Stage 1: numbers are numbers of a sane size, shapes right, quaternions nearly unit; then exactly, and of one sign.
 
 Differs from clamping on purpose: a broken number is refused, never mended (clamping infinity is full speed).
 """
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.safety.types import Measured, Setpoint
 from robopolicy.real_robot.safety.vectors import Quaternion, Vector, capped, quaternion, times, vector
 
+LARGEST = 1e3  # m, rad, m/s, rad/s, N: no arm has such numbers, and squares of much larger ones overflow
 NORM = (0.95, 1.05)  # of a quaternion; beyond it, it is a mistake and no rounding
 
 
@@ -41,6 +43,11 @@ class Sample:
     width: float
 
 
+def sane(pose: Pose) -> bool:
+    """Whether all numbers of a pose, or of a track of poses, are finite and of a size that an arm can have."""
+    return bool((np.abs(pose.position) <= LARGEST).all() and (np.abs(pose.quaternion) <= LARGEST).all())
+
+
 def unit(values: Iterable[float]) -> Quaternion | None:
     """The quaternion normalised, or ``None`` if its norm is not within 0.95..1.05."""
     x, y, z, w = quaternion(values)
@@ -58,7 +65,8 @@ def hemisphere(q: Quaternion, reference: Quaternion) -> Quaternion:
 
 def _shaped(values: object, size: int) -> bool:
     array = np.asarray(values)
-    return array.shape == (size,) and array.dtype.kind in "fiu" and bool(np.isfinite(array).all())
+    # NaN compares as false.
+    return array.shape == (size,) and array.dtype.kind in "fiu" and bool((np.abs(array) <= LARGEST).all())
 
 
 def checked_setpoint(s: Setpoint, reference: Quaternion) -> Wish | None:
@@ -68,7 +76,7 @@ def checked_setpoint(s: Setpoint, reference: Quaternion) -> Wish | None:
         return None
     if s.gripper is not None and not math.isfinite(s.gripper):
         return None
-    if math.isnan(s.left) or math.isnan(s.turn_left) or (s.action is not None and not s.action.finite()):
+    if math.isnan(s.left) or math.isnan(s.turn_left) or (s.action is not None and not sane(s.action)):
         return None
     turned = unit(s.quaternion)
     if turned is None:
