@@ -85,6 +85,11 @@ class DSRLImprover(Improver):
         return self.config.bound
 
     @property
+    def resumable(self) -> bool:
+        """Not within a block of ``refresh`` updates, whose decoded actions no checkpoint holds."""
+        return self.config.variant == "sac" or self._updates % self.config.refresh == 0
+
+    @property
     def asks_base(self) -> bool:
         """Whether an update asks the base policy."""
         return self.config.variant == "na" or self.config.features == "base"
@@ -209,7 +214,7 @@ class DSRLImprover(Improver):
     def _action(self, batch: Mapping[str, np.ndarray]) -> Tensor:
         """What the critic values of the stored transitions: executed actions, or latents."""
         if self.config.variant == "na":
-            return self.decoder.executed(torch.as_tensor(batch[ACTION]))
+            return self.decoder.executed(torch.as_tensor(batch[ACTION], dtype=torch.float32))
         if LATENT not in batch:
             raise ConfigError("the batch has no latents, which sac learns from: offline data have none; use variant na")
         return torch.as_tensor(batch[LATENT]).to(self.base.device, torch.float32).flatten(1)

@@ -59,7 +59,7 @@ class ReplayDecoder(nn.Module):
 
     def executed(self, actions: Tensor) -> Tensor:
         """Physical actions ``(B, k, D)`` as the critic reads them, ``(B, k * D)``."""
-        physical = actions.to(self.low).clamp(self.low, self.high)
+        physical = actions.to(self.low.device).clamp(self.low, self.high)
         return (self.policy.norm.to_model(physical) * self.active).flatten(1)
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class ReplayDecoder(nn.Module):
             here = torch.arange(start, min(start + self.rows_at_once, len(latent)), device=latent.device)
             piece = ctx if len(here) == len(latent) else ctx.index_select(here)
             parts.append(self.policy.decode(piece, latent[here]))
-        chunks = torch.cat(parts).float()[:, self.policy.action_spec.exec_slice]
+        chunks = torch.cat(parts)[:, self.policy.action_spec.exec_slice]
         return self.executed(self.policy.norm.to_phys(chunks))
 
 
