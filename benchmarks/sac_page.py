@@ -76,12 +76,12 @@ def verdict(data: dict[str, Any]) -> str:
     apart = [s for s in steps(data)[:-1] if not overlap(over_seeds(data, ours, s), over_seeds(data, theirs, s))]
     widest = max(m.high - m.low for m in (a, b))
     lines = [
-        f"After {int(last):,} steps: {ours} {told(a)}, {theirs} {told(b)} (mean over {a.n} and {b.n} seeds of the return "
-        f"of {data['settings']['episodes']} episodes each, 95 % t intervals). The intervals {said}.",
+        f"After {int(last):,} steps: {ours} {told(a)}, {theirs} {told(b)} (mean over {a.n} and {b.n} seeds of the "
+        f"return of {data['settings']['episodes']} episodes each, 95 % t intervals). The intervals {said}.",
         f"Percentile bootstrap over seeds: {told(boots[0])} and {told(boots[1])}, which {resampled}.",
         f"Earlier evaluations at which the t intervals do not overlap: {', '.join(apart) or 'none'}.",
-        f"Intervals over {a.n} seeds are wide (up to {widest:.0f} here), so overlap says that nothing is badly wrong, not "
-        "that the two are equal; the agreement of single updates is the sharper test.",
+        f"Intervals over {a.n} seeds are wide (up to {widest:.0f} here), so overlap says that nothing is badly wrong, "
+        "not that the two are equal; the agreement of single updates is the sharper test.",
     ]
     return "## What it shows\n\n" + "\n".join(f"* {line}" for line in lines)
 
