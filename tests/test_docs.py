@@ -15,6 +15,7 @@ import yaml
 
 from robopolicy.policies.io import save_policy
 from robopolicy.policies.registry import POLICIES
+from robopolicy.rl.improvers import IMPROVERS
 from robopolicy.testing.datasets import make_tiny_dataset
 from robopolicy.testing.heads import BACKBONES, tiny_head
 from robopolicy.testing.tiny import random_observation
@@ -124,7 +125,8 @@ def option_names(config_class: Any) -> set[str]:
 def test_cards_have_one_layout_and_name_real_options(card):
     text = card.read_text()
     assert re.findall(r"^## (.+)$", text, flags=re.M) == SECTIONS
-    known = option_names(POLICIES.get(card.parent.name)[0])
+    name = card.parent.name
+    known = option_names(IMPROVERS.get(name).config_class if name in IMPROVERS else POLICIES.get(name)[0])
     table = text.partition("## Options that matter")[2].partition("\n## ")[0]
     named = [n for row in re.findall(r"^\| (`[^|]+) \|", table, flags=re.M) for n in re.findall(r"`([\w.]+)`", row)]
     assert len(named) >= 5

@@ -10,13 +10,14 @@ import yaml
 
 from robopolicy.core.specs import ACTION, STATE, ActionSpace
 from robopolicy.policies.base import Policy
-from robopolicy.policies.registry import make_policy, policy_config
+from robopolicy.policies.registry import POLICIES, make_policy, policy_config
 from robopolicy.resources import resource
 from robopolicy.testing.tiny import tiny_spec, unit_stats
 
 PAPERS = {
     path.parent.name: yaml.safe_load(path.read_text()).get("variants", {})
     for path in sorted(Path(str(resource("policies"))).glob("*/paper.yaml"))
+    if path.parent.name in POLICIES  # fine-tuning methods have cards too
 }
 CASES = [(head, name) for head, variants in PAPERS.items() for name in variants]
 PARTS = {"observation", "policy", "training", "parameters"}
