@@ -23,3 +23,9 @@ def test_every_named_test_exists():
 def test_no_numbered_oracle_is_left_out(method, last):
     section = PAGE.partition(f"## {method}\n")[2].partition("\n## ")[0]
     assert [int(n) for n in re.findall(r"^\| O(\d+) ", section, flags=re.M)] == list(range(1, last + 1))
+
+
+@pytest.mark.parametrize(("method", "letter", "last"), [("PA-RL", "P", 15)])
+def test_no_numbered_oracle_of_a_method_is_left_out(method, letter, last):
+    section = PAGE.partition(f"## {method}\n")[2].partition("\n## ")[0]
+    assert [int(n) for n in re.findall(rf"^\| {letter}(\d+) ", section, flags=re.M)] == list(range(1, last + 1))

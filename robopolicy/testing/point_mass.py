@@ -24,7 +24,7 @@ def bandit(actor: Actor, rows: int, seed: int, best: float = 0.5) -> Rows:
     action = actor({STATE: state}, seed)
     reward = -4 * np.square(action - best).mean((1, 2))
     ended = np.ones(rows, bool)
-    return {STATE: state, NEXT + STATE: state, **_numbers(action, reward, np.zeros(rows), ended, reward, reward > -0.5)}
+    return {STATE: state, NEXT + STATE: state, **_numbers(action, reward, np.zeros(rows), ended, reward, reward > -3.0)}
 
 
 class PointMass:
