@@ -41,6 +41,10 @@ class EnvUnavailable(RobopolicyError):
     """A simulator cannot run on this machine; the message carries the one command that mends it."""
 
 
+class RequestRefused(RobopolicyError):
+    """An operator's request that the present state of the robot's driver does not allow; the message says what does."""
+
+
 class NonFiniteLoss(RobopolicyError):
     """Training met a non-finite loss or gradient; the message names the samples."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from robopolicy.core.errors import RobopolicyError
+from robopolicy.core.errors import RequestRefused
 from robopolicy.real_robot.control.watchdogs import GUIDING, STOPPED, Health, fault_of, hold_of
 from robopolicy.real_robot.limits import Timeouts
 
@@ -21,10 +21,6 @@ CONFIRM_WITHIN = 10.0  # s between the two steps of arming
 RELEASE_HOLD = 0.3  # s of holding after a human let go, before a run may go on
 RAMP, RAMP_AFTER_HUMAN = 1.0, 0.5  # s of slow start
 RECOVERIES, RECOVERY_WINDOW = 3, 600.0  # recoveries within so many seconds, after which only a restart helps
-
-
-class Refused(RobopolicyError):
-    """An operator's request that the present state does not allow; the message says what does."""
 
 
 class State(str, Enum):
@@ -94,10 +90,9 @@ class StateMachine:
             return Output.MOTION
         if self.state in (State.ARMED, State.HOLD):
             return Output.STILL
-        # In a fault with a living link the stop target goes on being sent; without one there is nobody to send it to.
-        return (
-            Output.STILL if self.state is State.FAULT and self._health.link and not self._link_only else Output.NOTHING
-        )
+        # In a fault the stop target goes on being sent; but not after the link was lost, or while somebody guides the
+        # arm by hand: then nothing is, until the arm is armed again where it stands by then.
+        return Output.STILL if self.state is State.FAULT and not self._mute else Output.NOTHING
 
     @property
     def ramp(self) -> float:
@@ -186,14 +181,14 @@ class StateMachine:
         """First step of arming."""
         self._need("arm", State.READY)
         if not operator.strip():
-            raise Refused("arm: an operator must be named; the record says who armed the arm")
+            raise RequestRefused("arm: an operator must be named; the record says who armed the arm")
         self._asked = (operator.strip(), now)
 
     def confirm_arming(self, operator: str, now: float) -> None:
         """Second step, by the same operator within 10 s: ARMED."""
         self._need("arm", State.READY)
         if self._asked is None or self._asked[0] != operator.strip() or now - self._asked[1] > CONFIRM_WITHIN:
-            raise Refused(f"arm: ask first, then confirm within {CONFIRM_WITHIN:g} s, as the same operator")
+            raise RequestRefused(f"arm: ask first, then confirm within {CONFIRM_WITHIN:g} s, as the same operator")
         self.operator = operator.strip()
         self._was_human = self._mute = False
         self._to(State.ARMED, now, f"armed by {self.operator}")
@@ -224,9 +219,9 @@ class StateMachine:
         h = self._health
         held = hold_of(Health(**{**vars(h), "filter_hold": None}), self.timeouts)
         if (why := fault_of(h) or held) is not None:
-            raise Refused(f"resume: {why}")
+            raise RequestRefused(f"resume: {why}")
         if now - self._since < self._rest:
-            raise Refused(f"resume: a hold of {self._rest:g} s follows a human's release; wait")
+            raise RequestRefused(f"resume: a hold of {self._rest:g} s follows a human's release; wait")
         self._to(State.RUNNING, now, "resumed")
 
     def estop(self, now: float) -> None:
@@ -237,17 +232,17 @@ class StateMachine:
     def recover(self, operator: str, now: float) -> None:
         """Ask the robot, once, to clear its errors; READY follows when everything is green again."""
         if self.state not in (State.FAULT, State.ESTOP):
-            raise Refused(f"recover: nothing to recover from in state {self.state.value}")
+            raise RequestRefused(f"recover: nothing to recover from in state {self.state.value}")
         if not operator.strip():
-            raise Refused("recover: an operator must be named")
+            raise RequestRefused("recover: an operator must be named")
         if self.state is State.ESTOP and self._health.mode == STOPPED:
-            raise Refused("recover: the robot's stop is still pressed; release it first")
+            raise RequestRefused("recover: the robot's stop is still pressed; release it first")
         if self._recovering is not None:
-            raise Refused("recover: a recovery is already under way")
+            raise RequestRefused("recover: a recovery is already under way")
         while self._recovered and self._recovered[0] < now - RECOVERY_WINDOW:
             self._recovered.popleft()
         if len(self._recovered) >= RECOVERIES:
-            raise Refused(
+            raise RequestRefused(
                 f"recover: {RECOVERIES} recoveries within {RECOVERY_WINDOW / 60:g} minutes; find the cause, then "
                 "restart the driver"
             )
@@ -268,6 +263,6 @@ class StateMachine:
     def _need(self, what: str, *states: State) -> None:
         if self.state not in states:
             allowed = " or ".join(s.value for s in states)
-            raise Refused(
+            raise RequestRefused(
                 f"{what}: not in state {self.state.value} ({self.why or 'no reason given'}); only in {allowed}"
             )

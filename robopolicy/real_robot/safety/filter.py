@@ -83,7 +83,7 @@ class SafetyFilter:
     def stand(self, pose: Pose, why: str = "standing") -> None:
         """Stand still at ``pose``, which must be finite; the reason ``why`` is what ``step`` reports."""
         self._body = Body(vector(pose.position), quaternion(pose.quaternion))
-        self._why = why
+        self._why, self._last = why, None
 
     def go(self, now: float, ramp: float = 1.0) -> None:
         """Follow setpoints from where it is, moving or not: the speed limits rise from 20 % over ``ramp`` seconds.
@@ -92,7 +92,7 @@ class SafetyFilter:
         """
         if self._body is None:
             raise ConfigError("safety filter: go() before stand(); arm first, so that there is a pose to start from")
-        self._why, self._ramp, self._far, self._dragged = "", (now, ramp), 0, 0
+        self._why, self._ramp, self._far, self._dragged, self._last = "", (now, ramp), 0, 0, None
         self._jump.start(self._body.pose())
 
     def hold(self, why: str, now: float) -> None:
@@ -100,7 +100,8 @@ class SafetyFilter:
         the setpoint slows down where it is.  A hold that already stands keeps its first reason."""
         if self._why:
             return
-        self._why = why or "held"
+        # What was emitted last must not be repeated after this, not even by an early tick.
+        self._why, self._last = why or "held", None
         sample, body = self._sample, self._body
         if sample is None or body is None or abs(now - sample.at) > self.timeouts.state_soft:
             return
@@ -131,7 +132,7 @@ class SafetyFilter:
         state, old or new.  ``dt``: seconds since the last tick; what it moves by is never more than one tick's worth,
         so that a late tick is not caught up.  ``now``: local monotonic seconds.
         """
-        self._hear(measured)
+        self._hear(measured, now)
         if self._last is not None and dt < gate.EARLY * self.timeouts.tick and "gate" in self._stages:
             return self._emit_again()
         flags, fault, wish, scale = SafetyFlag.NONE, False, None, 1.0
@@ -148,10 +149,12 @@ class SafetyFilter:
         grip, clamped = self._grip(setpoint if wish is not None and self.going else None)
         return self._emit(flags | clamped, fault, grip, scale)
 
-    def _hear(self, measured: Measured) -> None:
-        """Keep the newest state that can be believed."""
+    def _hear(self, measured: Measured, now: float) -> None:
+        """Keep the newest state that can be believed; one from the future must not shut out all that follow."""
         sample = validity.checked_sample(measured)
-        if sample is not None and (self._sample is None or sample.at >= self._sample.at):
+        if sample is None or sample.at > now + self.timeouts.state_soft:
+            return
+        if self._sample is None or sample.at >= self._sample.at:
             self._sample = sample
 
     def _judged(

@@ -18,7 +18,8 @@ from robopolicy.real_robot.safety.vectors import Quaternion, Vector
 AHEAD = 0.1  # s of the setpoint's own motion that the prediction looks ahead
 SINGULAR = 0.05  # smallest singular value of the Jacobian below which the tool slows down
 LEAST = 0.1  # share of the speed that always remains, so that the arm can leave again
-FLIP = 0.6  # rad of one joint in one predicted step: the elbow is about to turn over
+LAG = 0.25  # s in which a stiff controller draws the arm to its setpoint: predicted step over lag is a joint speed
+EASY = 0.6  # share of the joint speed limit, drawn at, from which the tool slows down
 DEEPER = 1e-3  # rad towards an end that count as moving there
 
 
@@ -54,8 +55,10 @@ class JointStage:
         self, q: np.ndarray, change: np.ndarray, speeds: np.ndarray, singular: float, velocity: Vector, turning: Vector
     ) -> JointVerdict:
         limits = self._limits
-        largest = int(np.argmax(np.abs(change)))
-        if abs(change[largest]) > FLIP:
+        # What the arm has yet to catch up with moves its joints too, most of all near a singularity or an elbow flip.
+        drawn = self._share(q, change / LAG)
+        largest = int(np.argmax(drawn))
+        if drawn[largest] > 1:
             return JointVerdict(
                 LEAST,
                 f"joint {largest + 1} would turn by {change[largest]:+.2f} rad at once: a singularity or elbow flip",
@@ -74,12 +77,17 @@ class JointStage:
                 )
             scale = (float(margin[worst]) - limits.joint_stop) / (limits.joint_slow - limits.joint_stop)
         scale = min(scale, singular / SINGULAR)
-        slowest, fastest = self._robot.joint_speeds(q)
-        over = float(
-            np.max(np.where(speeds < 0, speeds / np.minimum(slowest, -1e-9), speeds / np.maximum(fastest, 1e-9)))
-        )
-        over /= limits.joint_speed
+        if drawn[largest] > EASY:
+            scale = min(scale, (1 - float(drawn[largest])) / (1 - EASY))
+        over = float(self._share(q, speeds).max())
         if over > 1:
             share = max(np.linalg.norm(velocity) / limits.speed, np.linalg.norm(turning) / limits.turn_speed)
             scale = min(scale, float(share) / over)
         return JointVerdict(min(1.0, max(LEAST, scale)))
+
+    def _share(self, q: np.ndarray, speeds: np.ndarray) -> np.ndarray:
+        """Joint speeds ``(7,)`` as shares of what is allowed at ``q``."""
+        slowest, fastest = self._robot.joint_speeds(q)
+        most = np.where(speeds < 0, -slowest, fastest)
+        shares: np.ndarray = np.abs(speeds) / np.maximum(self._limits.joint_speed * most, 1e-9)
+        return shares

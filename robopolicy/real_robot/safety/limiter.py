@@ -126,7 +126,8 @@ class Limiter:
         """Velocity to aim at: the target's own plus a share of the distance, within everything that must be slowed
         for."""
         rates, error, flags = self.straight, minus(wish.position, body.position), SafetyFlag.NONE
-        raw = along(wish.velocity, error, rates.pull)
+        # The step to be taken leads to where the target is now: its own motion of one tick is no error.
+        raw = along(times(wish.velocity, 1 - rates.pull * self._tick), error, rates.pull)
         most = min(CRUISE * rates.speed * scale, rates.approach(left[0] + length(error)))
         if length(raw) > most:
             flags |= SafetyFlag.SPEED
@@ -142,7 +143,7 @@ class Limiter:
         self, body: Body, wish: Wish, left: tuple[float, float], scale: float, walls: Walls
     ) -> tuple[Vector, SafetyFlag]:
         rates, error, flags = self.round, difference(body.quaternion, wish.quaternion), SafetyFlag.NONE
-        raw = along(wish.turning, error, rates.pull)
+        raw = along(times(wish.turning, 1 - rates.pull * self._tick), error, rates.pull)
         most = min(CRUISE * rates.speed * scale, rates.approach(left[1] + length(error)))
         if length(raw) > most:
             flags |= SafetyFlag.SPEED
