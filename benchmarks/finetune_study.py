@@ -122,10 +122,14 @@ class Runs:
                 self._measure(path, f"base_{name}")
         # Seeds outermost: a study that is stopped early has every base and method.
         cells = [Cell(b, m, s) for s, m, b in itertools.product(args.seeds, args.methods, self.bases)]
+        failed = []
         for number, cell in enumerate(cells):
-            if number % parts == part and not (final(args.out, cell.name).is_file()):
+            if number % parts == part and not final(args.out, cell.name).is_file():
                 print(f"{number + 1}/{len(cells)} {cell.name}", flush=True)
-                self._run(cell)
+                if not self._run(cell):
+                    failed.append(cell.name)
+        if failed:
+            raise SystemExit(f"not done: {', '.join(failed)}; the messages above say why")
 
     def _check_settings(self, file: Path) -> None:
         if file.is_file():
@@ -150,18 +154,20 @@ class Runs:
         choices = ["--seed", str(cell.seed), "--eval.episodes", str(args.episodes)]
         return [*verb, method.preset, *place, *free, *choices, *method.options, *own, *self.options]
 
-    def _run(self, cell: Cell) -> None:
+    def _run(self, cell: Cell) -> bool:
+        """Whether the cell was done; one that fails does not keep the others from running."""
         code = patient(self.command(cell))
         if code in STOPPED:
             raise SystemExit(f"{cell.name}: stopped; the same command goes on")
         if code:
-            print(f"{cell.name}: robopolicy finetune ended with {code}; going on with the next cell", flush=True)
-            return
+            print(f"{cell.name}: robopolicy finetune ended with {code}", flush=True)
+            return False
         run = self.args.out / "runs" / cell.name
         nesting = yaml.safe_load((run / POLICY).read_text())
         if nesting["type"] == "optimised":
             self._measure(str(run / nesting["policy"]), cell.name + ALONE)
         self._measure(str(run), cell.name)
+        return True
 
     def _measure(self, path: str, name: str) -> None:
         """Evaluate on the seeds of the report."""

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from robopolicy.cli.main import main
+from robopolicy.testing.finetuning import ENV, tiny_base
 
 ROOT = Path(__file__).resolve().parent.parent
 N = 200
@@ -203,6 +207,22 @@ def test_a_study_goes_on_where_a_run_stopped_and_refuses_other_settings(calls, t
         calls("--seeds", "0", "--", "--dsrl.utd", "9")
 
 
+def test_a_cell_that_fails_does_not_keep_the_others_from_running(calls, module, monkeypatch):
+    study = module("finetune_study")
+    works = study.patient
+    monkeypatch.setattr(study, "patient", lambda c: 2 if "--seed 1" in " ".join(c) else works(c))
+    with pytest.raises(SystemExit, match="not done: flow_dsrl-na_1; "):
+        calls("--methods", "dsrl-na")
+    monkeypatch.setattr(study, "patient", works)
+    assert len(calls("--methods", "dsrl-na")) == 1
+
+
+def test_a_run_that_is_stopped_stops_the_study(calls, module, monkeypatch):
+    monkeypatch.setattr(module("finetune_study"), "patient", lambda c: 143)
+    with pytest.raises(SystemExit, match="flow_dsrl-na_0: stopped; the same command goes on"):
+        calls()
+
+
 def test_parts_share_the_cells(calls):
     halves = [calls("--part", f"{part}/2") for part in (0, 1)]
     names = [c[c.index("--run_dir") + 1] for half in halves for c in half]
@@ -233,3 +253,34 @@ def test_gathering_reads_curves_and_hides_where_things_lay(module, tmp_path, mon
         {"candidate": "steered", "env_steps": 100, "updates": 7, "n": 100, "successes": 29},
         {"candidate": "base", "env_steps": 100, "updates": 7, "n": 0, "successes": 0},
     ]
+
+
+@pytest.mark.slow
+def test_a_whole_study_of_a_toy_from_run_to_page(module, tmp_path, monkeypatch):
+    study, dsrl = module("finetune_study"), module("dsrl")
+    monkeypatch.setattr(study, "patient", lambda command: main(command[3:]))
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+    def call(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["dsrl.py", *words])
+        study.study("", dsrl.METHODS, dsrl.write_page)
+
+    base, out = tiny_base(tmp_path / "flow"), tmp_path / "study"
+    few = ["--max-env-steps", "60", "--episodes", "2", "--final-episodes", "3", "--workers", "0", "--seeds", "0"]
+    options = ["--dsrl.hidden", "[8]", "--dsrl.batch_size", "8", "--dsrl.utd", "0.5", "--collect.warmup_episodes", "2"]
+    place = ["--base", f"flow={base}", "--env", ENV, "--kwargs", '{"max_steps": 12}', "--out", str(out)]
+    call("run", *place, *few, "--methods", "dsrl-sac", "--", *options)
+    call("gather", str(out), "--out", str(tmp_path / "dsrl.json"))
+    call("page", str(tmp_path / "dsrl.json"), "--out", str(tmp_path / "dsrl.md"))
+    data = json.loads((tmp_path / "dsrl.json").read_text())
+    (run,) = data["runs"]
+    assert run["base_sha256"] == run["frozen_sha256"] == data["bases"]["flow"]["sha256_now"]
+    assert run["final"]["n"] == data["bases"]["flow"]["final"]["n"] == 3
+    assert run["final"]["base_seed"] == 100_000
+    assert 0 < run["env_steps"] <= 60
+    steered = [p for p in run["evals"] if p["candidate"] == "steered"]
+    assert [p["env_steps"] for p in steered] == [0, run["env_steps"]]
+    assert all(p["n"] == 2 for p in steered)
+    page = (tmp_path / "dsrl.md").read_text()
+    assert "| flow | `" in page
+    assert "**unchanged**" in page
