@@ -75,16 +75,15 @@ class PARLImprover(Improver):
         self.config, self.critic, self.batch_size = config, critic.eval(), config.batch_size
         self.layout = layout_of(base, learner, critic)
         self.live = copy.deepcopy(learner).eval()
-        self.average = self.live if config.ema is None else slow_copy(self.live)
+        self.average = slow_copy(self.live)
         self._fixed = student is not None  # whether candidates come from somewhere that never learns
         self.proposer: Acting = base if self._fixed else slow_copy(self.average)
         self.drawn = Candidates(self.proposer, critic, config, seed)
         self.critic_updates = CriticUpdates(critic, self.drawn, config)
         self.base_updates = BaseUpdates(self.live, self.average, self.drawn, config)
         self._online, self._age, self._transitions, self._env_steps = False, 0, 0, 0
-        self._modules = nn.ModuleDict({"base": self.live, "learner": self.critic_updates.learner})
-        if self.average is not self.live:
-            self._modules["average"] = self.average
+        parts = {"base": self.live, "average": self.average, "learner": self.critic_updates.learner}
+        self._modules = nn.ModuleDict(parts)
         if not self._fixed:
             self._modules["proposer"] = self.proposer
 

@@ -128,8 +128,7 @@ class BaseUpdates:
 
     def _learn(self, loss: Tensor) -> float:
         norm = descend(loss, self.optimizer, self.config.grad_clip)
-        if self.config.ema is not None:
-            polyak(self.live, self.average, self.config.ema)
+        polyak(self.live, self.average, 1.0 if self.config.ema is None else self.config.ema)
         return norm
 
 

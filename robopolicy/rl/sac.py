@@ -73,9 +73,13 @@ class Temperature(nn.Module):
         return -(self.log * (log_prob.detach() + self.target_entropy)).mean()
 
 
+@torch.no_grad()
 def polyak(newest: nn.Module, slow: nn.Module, share: float) -> None:
-    """Move every parameter of ``slow`` by ``share`` of the way to ``newest``."""
-    torch._foreach_lerp_([p.data for p in slow.parameters()], [p.data for p in newest.parameters()], share)
+    """Move every parameter of ``slow`` by ``share`` of the way to ``newest``.
+
+    Not through ``.data``: networks keep tables of their weights for inference and see writes by the tensor's version.
+    """
+    torch._foreach_lerp_(list(slow.parameters()), [p.data for p in newest.parameters()], share)
 
 
 def slow_copy(newest: Net) -> Net:
