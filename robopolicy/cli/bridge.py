@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show (chmod 600)")
     parser.add_argument("--allow-origin", action="append", default=[], help="web page that may connect (repeatable)")
     parser.add_argument("--topics", nargs="+", metavar="PATTERN", help="topics that clients may touch (a Franka's)")
-    parser.add_argument("--services", nargs="+", metavar="PATTERN", help="services and actions they may call (a Franka's)")
-    parser.add_argument("--quirks", choices=("none", "rosbridge1", "rosbridge2"), default="none", help="imitate a server")
+    parser.add_argument("--services", nargs="+", metavar="PATTERN", help="services they may call (a Franka's)")
+    parser.add_argument("--quirks", choices=("none", "rosbridge1", "rosbridge2"), default="none", help="imitate")
     parser.add_argument("--max-message-size", type=int, default=0, help="split longer outgoing text into fragments")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
@@ -19,9 +20,9 @@ from robopolicy.real_robot.wire.client_core import ClientCore, LinkEvent, LinkSt
 from robopolicy.real_robot.wire.codec import encode_json
 from robopolicy.real_robot.wire.link import Link
 from robopolicy.real_robot.wire.loopback import Loopback
-from robopolicy.real_robot.wire.messages import Message, conform, stamp_key
+from robopolicy.real_robot.wire.messages import Message, conform, seconds_of, stamp_key
 from robopolicy.real_robot.wire.protocol import CLIENT_OUTBOUND_LIMIT
-from robopolicy.real_robot.wire.schema import lookup, service_types, spelled
+from robopolicy.real_robot.wire.schema import lookup, plain_name, service_types, spelled
 from robopolicy.real_robot.wire.slot import Sample, Slot
 
 __all__ = ["LinkEvent", "LinkState", "RosbridgeClient"]
@@ -208,14 +209,69 @@ class RosbridgeClient(ClientCore):
 
     def request(self, frame: Message, timeout: float) -> Any:
         """Send a frame that has a reply and wait for that; raises as ``call_service`` does."""
-        if self.state is not LinkState.UP:
-            raise LinkDown(self.reason)
         name = f"{frame['op']}:{next(self._ids)}"
-        future = self.inbox.expect(name)
-        self._control({**frame, "id": name})
+        future = self.begin(name, frame)
         try:
             return future.result(timeout)
         except FutureTimeout:
             raise ServiceFailed(f"{frame.get('service')}: no answer within {timeout} s") from None
         finally:
             self.inbox.forget(name)
+
+    def begin(self, name: str, frame: Message, feedback: Callable[[Any], None] | None = None) -> Future[Any]:
+        """Send a frame whose reply carries the id ``name``; the future gets that, or ``LinkDown``."""
+        if self.state is not LinkState.UP:
+            raise LinkDown(self.reason)
+        future = self.inbox.expect(name, feedback)
+        self._control({**frame, "id": name})
+        return future
+
+    def tell(self, frame: Message) -> None:
+        """Send a frame that has no reply; raises ``LinkDown``."""
+        if self.state is not LinkState.UP:
+            raise LinkDown(self.reason)
+        self._control(frame)
+
+    # --- the graph ------------------------------------------------------------------------------------------
+
+    def publishers(self, topic: str) -> list[str]:
+        """Nodes that publish on a topic."""
+        found: list[str] = self.call_service("/rosapi/publishers", "rosapi/Publishers", {"topic": topic})["publishers"]
+        return found
+
+    def subscribers(self, topic: str) -> list[str]:
+        """Nodes that hear a topic."""
+        answer = self.call_service("/rosapi/subscribers", "rosapi/Subscribers", {"topic": topic})
+        found: list[str] = answer["subscribers"]
+        return found
+
+    def topic_type(self, topic: str) -> str:
+        """What a topic carries (two-part name), empty if nobody has said."""
+        answer = self.call_service("/rosapi/topic_type", "rosapi/TopicType", {"topic": topic})
+        return plain_name(answer["type"])
+
+    def server_time(self) -> tuple[float, float, float]:
+        """One clock probe: ``(sent, server, received)``; sent and received monotonic, server ROS time, seconds."""
+        sent = self.clock.now()
+        answer = self.call_service("/rosapi/get_time", "rosapi/GetTime")
+        return sent, seconds_of(answer["time"]), self.clock.now()
+
+    def topic_problems(self, topic: str, type_name: str, own: tuple[str, ...] = ()) -> list[str]:
+        """Why a command topic is not ready for us (ask before ``advertise``); empty when it is.
+
+        Exactly one node must hear it, as the right type, and nobody else may publish.  ``own`` names publishers that do
+        not count: a bridge keeps those of a lost client for about 10 s, so ask again for 12 s before giving up.
+        """
+        problems = []
+        carried = self.topic_type(topic)
+        if carried and carried != plain_name(type_name):
+            problems.append(f"{topic} carries {carried}, not {plain_name(type_name)}")
+        listeners = self.subscribers(topic)
+        if not listeners:
+            problems.append(f"nobody subscribes to {topic}: is the controller running?")
+        elif len(listeners) > 1:
+            problems.append(f"{len(listeners)} nodes hear {topic}: {', '.join(sorted(listeners))}; one controller may")
+        others = sorted(set(self.publishers(topic)) - set(own))
+        if others:
+            problems.append(f"{', '.join(others)} already publishes on {topic}")
+        return problems

@@ -136,7 +136,7 @@ class Gateway:
 
     def _abort_all(self) -> None:
         for connection in list(self._clients.values()):
-            connection.transport.abort()
+            _abort(connection)
 
     def _defer(self, function: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):
@@ -171,22 +171,26 @@ class Gateway:
         session = (QuirkySession if self.quirks else Session)(self.shared, name, self._waker(ready))
         self._clients[name] = connection
         sender = asyncio.create_task(self._send(connection, session, ready))
+        # A client that can be sent nothing any more must notice.
+        sender.add_done_callback(lambda task: None if task.cancelled() else _abort(connection))
         try:
             await self._receive(connection, session)
         except CloseLink as e:
             LOG.info("bridge: %s is cut off: %s", name, e.reason)
             if e.code == 1006:
-                connection.transport.abort()
+                _abort(connection)
             else:
                 await connection.close(e.code, e.reason)
         except ConnectionClosed:
             pass
+        except Exception:
+            LOG.exception("bridge: a frame of %s broke the gateway", name)
+            await connection.close(1011, "internal error")
         finally:
             session.close()
             self._clients.pop(name, None)
             sender.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-                await sender
+            await asyncio.gather(sender, return_exceptions=True)
 
     async def _receive(self, connection: ServerConnection, session: Session) -> None:
         async for data in connection:
@@ -222,6 +226,12 @@ class Gateway:
                     loop.call_soon_threadsafe(ready.set)
 
         return wake
+
+
+def _abort(connection: ServerConnection) -> None:
+    # asyncio fails when a transport is aborted that is already gone.
+    if not connection.transport.is_closing():
+        connection.transport.abort()
 
 
 def _tune(connection: ServerConnection) -> None:

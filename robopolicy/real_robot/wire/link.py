@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import socket
 import struct
@@ -26,6 +27,7 @@ from robopolicy.real_robot.wire.gateway_config import read_token
 from robopolicy.real_robot.wire.inbox import Inbox
 from robopolicy.real_robot.wire.protocol import CLIENT_INBOUND_LIMIT
 
+LOG = logging.getLogger(__name__)
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 WATCH = 0.01  # s between two looks at the loopback
 SEND_BUFFER = 64 * 1024
@@ -176,7 +178,7 @@ class Link:
         """One attempt, and the connection for as long as it lives: whether it was up, and why it ended."""
         self.attempts += 1
         c = self.owner.config
-        up = False
+        up, why = False, ""
         try:
             check_resolved(c.url)
             headers = {"Authorization": f"Bearer {read_token(c.token_file)}"} if c.token_file else {}
@@ -205,9 +207,16 @@ class Link:
         except TimeoutError:
             return up, f"no handshake within {c.handshake_timeout} s"
         except (OSError, WebSocketException) as e:
-            return up, f"cannot connect to {c.url}: {e or type(e).__name__}"
+            return up, why or f"cannot connect to {c.url}: {e or type(e).__name__}"
         except ConfigError as e:
             return up, str(e)
+        except Exception as e:
+            if why:
+                # Leaving a connection that is already gone may fail in asyncio; what ended it is known.
+                return up, why
+            # Whatever it was, the driver must see a lost link, not a thread that died in silence.
+            LOG.exception("the link failed")
+            return up, f"internal error: {type(e).__name__}: {e}"
 
     async def _live(self, ws: ClientConnection) -> tuple[bool, str]:
         sock = ws.transport.get_extra_info("socket")
@@ -244,6 +253,11 @@ class Link:
         except ConnectionClosed as e:
             reason = f": {e.rcvd.reason}" if e.rcvd and e.rcvd.reason else ""
             return f"the connection was closed (code {e.rcvd.code if e.rcvd else 1006}{reason})"
+        except Exception as e:
+            # asyncio and websockets let other errors out when a write meets a connection that is already gone.
+            LOG.debug("a task of the link failed", exc_info=True)
+            code, text = ws.close_code or 1006, ws.close_reason or f"{type(e).__name__}: {e}"
+            return f"the connection was closed (code {code}: {text})"
 
     async def _until_closing(self) -> str:
         await self._closing.wait()
@@ -294,6 +308,7 @@ class Link:
 def _cut(ws: ClientConnection) -> None:
     """End the connection so that nothing which the kernel still holds is delivered later."""
     sock = ws.transport.get_extra_info("socket")
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    ws.transport.abort()
+    if not ws.transport.is_closing():
+        ws.transport.abort()

@@ -193,6 +193,12 @@ def _bool(value: Any) -> bool:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _Fault(f"must be text, got {_shown(value)}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            # JSON can spell half a character; nothing else can.
+            raise _Fault("is not valid Unicode text") from None
     return value
 
 

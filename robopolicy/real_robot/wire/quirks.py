@@ -91,8 +91,9 @@ class QuirkySession(Session):
                 raise CloseLink(1006, "binary frame") from None
 
     def refuse(self, frame: dict[str, Any], error: Exception) -> None:
-        """B1, B2, B3: nothing on the wire, whatever went wrong."""
+        """B1, B2, B3: nothing on the wire, whatever went wrong, except to the caller of a service (B16)."""
         self.shared.counters["refused"] += 1
+        self.calls.refused(frame, error)
 
     def set_level(self, frame: dict[str, Any]) -> None:
         """B3: an operation that it does not know."""

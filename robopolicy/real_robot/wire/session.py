@@ -90,6 +90,7 @@ class Session:
     def refuse(self, frame: dict[str, Any], error: Exception) -> None:
         """Count a refused frame and say why."""
         self.shared.counters["refused"] += 1
+        self.calls.refused(frame, error)
         if self._level != "none":
             status: Message = {"op": "status", "level": "error", "msg": str(error)[:500]}
             if (name := frame_id(frame)) is not None:

@@ -14,6 +14,7 @@ from robopolicy.real_robot.wire.bus import checked_name
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.messages import Message
 from robopolicy.real_robot.wire.outbox import Envelope, Outbox
+from robopolicy.real_robot.wire.protocol import TEXT_LIMIT, frame_id
 from robopolicy.real_robot.wire.rosapi import PREFIX, RosApi
 from robopolicy.real_robot.wire.schema import plain_name, service_types
 from robopolicy.real_robot.wire.writer_lock import WriterLock
@@ -86,6 +87,19 @@ class Calls:
                 self._unanswered.discard(token)
 
         self.shared.defer(run)
+
+    def refused(self, frame: dict[str, Any], error: Exception) -> None:
+        """A call that was never made is answered too: its caller waits for nothing else (B16)."""
+        op, name = frame.get("op"), frame_id(frame)
+        if op == "call_service" and isinstance(frame.get("service"), str):
+            reply: Message = {"op": "service_response", "service": frame["service"][:TEXT_LIMIT]}
+        elif op == "send_action_goal" and isinstance(frame.get("action"), str):
+            reply = {"op": "action_result", "action": frame["action"][:TEXT_LIMIT], "status": 6}
+        else:
+            return
+        if name is not None:
+            reply["id"] = name
+        self.outbox.reply(reply | {"values": str(error)[:500], "result": False})
 
     def _begin_call(self) -> object:
         if len(self._unanswered) >= MOST_CALLS:

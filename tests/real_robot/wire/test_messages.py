@@ -103,6 +103,7 @@ def pose(**changes):
         (lambda m: m["pose"].pop("orientation"), "pose.orientation is missing"),
         (lambda m: m["pose"].update(twist={}), r"pose has unknown fields \['twist'\]"),
         (lambda m: m.update(pose=[1]), "pose must be an object"),
+        (lambda m: m["header"].update(frame_id="half \ud83d"), "header.frame_id is not valid Unicode"),
         (lambda m: m["header"].update(frame_id=3), "header.frame_id must be text"),
         (lambda m: m["header"].update(stamp={"sec": 0, "nanosec": 0}), "header.stamp must be {secs, nsecs} on a ros1"),
         (lambda m: m["header"]["stamp"].update(nsecs=10**9), "header.stamp"),
