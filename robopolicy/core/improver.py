@@ -173,6 +173,15 @@ class Improver(ABC):
             raise CheckpointError(f"{self.name}: unknown counters in the checkpoint: {', '.join(map(str, state))}")
 
     @property
+    def resumable(self) -> bool:
+        """Whether a run that is saved now, among updates, and resumed goes on to the bit.
+
+        A run that is asked to stop goes on until it is; between rounds it always must be.  False while something is
+        remembered that a checkpoint does not hold.
+        """
+        return True
+
+    @property
     def bound(self) -> float | None:
         """The bound of the latents as configured, where the method has one: what a curriculum ends at."""
         return None

@@ -7,10 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import robopolicy.testing.improvers  # noqa: F401 - registers the method
+from robopolicy.core.specs import ACTION
 from robopolicy.policies.io import save_policy
+from robopolicy.policies.registry import make_policy, policy_config
 from robopolicy.testing.envs import PointReach
-from robopolicy.testing.tiny import tiny_policy
+from robopolicy.testing.heads import tiny_options
+from robopolicy.testing.tiny import unit_stats
 from robopolicy.training.finetune_config import FinetuneConfig, finetune_config_from_dict
 from robopolicy.training.metrics import read_metrics
 from robopolicy.training.overrides import merge
@@ -29,11 +34,15 @@ BASE: dict[str, Any] = {
 }
 
 
-def tiny_base(folder: str | Path, seed: int = 0) -> Path:
+def tiny_base(folder: str | Path, seed: int = 0, head: str = "flow", backbone: str = "transformer") -> Path:
     """A policy for ``PointReach`` that was never trained, saved in ``folder``."""
     env = PointReach()
-    small: dict[str, Any] = {"horizon": 8, "n_action_steps": 4, "num_inference_steps": 2, "backbone": "transformer"}
-    policy = tiny_policy(observation_spec=env.observation_spec, action_space=env.action_space, seed=seed, **small)
+    spec, space = env.observation_spec, env.action_space
+    options = {**tiny_options(head, backbone, "state"), "observation_keys": list(spec.keys), "num_inference_steps": 2}
+    stats = {f.key: unit_stats(f.shape[0]) for f in spec.features} | {ACTION: unit_stats(space.dim)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        policy = make_policy(policy_config(options), spec, space, env.fps, stats).eval()
     return save_policy(policy, folder)
 
 

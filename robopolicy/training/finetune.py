@@ -211,7 +211,8 @@ class Finetuner:
                 self.bar.update(p.done, total, scalars)
             if p.done % self.config.checkpoint.every_updates == 0 and p.done < total:
                 self._save()
-            self._check_stop()
+            if self.t.improver.resumable or p.done == total:
+                self._check_stop()
 
     def _update(self, mixture: Mixture, kind: str, mixing: float) -> dict[str, float]:
         p, improver = self.p, self.t.improver
