@@ -55,10 +55,9 @@ class FrankaArm:
         self._jac = np.zeros((2, 3, model.nv))
         self._jacobian = np.zeros((6, 7))
         self._quaternion = np.zeros(4)
+        self._gains = gains
         self.law = CartesianImpedance(gains)
         self.limits: RobotLimits = robot_limits("panda")
-        self.collision_torque = np.array(self.limits.collision_torque)
-        self.collision_force = np.array(self.limits.collision_force)
         self.tool = hand_on_flange()
         self.restart()
 
@@ -66,12 +65,15 @@ class FrankaArm:
         """After the scene was reset: at rest, no errors, the controller running with the present pose as target."""
         self.mode, self.errors, self.last_errors = Mode.MOVE, set[str](), set[str]()
         self.crashed, self.ticks = False, 0
+        self.collision_torque = np.array(self.limits.collision_torque)
+        self.collision_force = np.array(self.limits.collision_force)
         self.external_torque: np.ndarray = np.zeros(7)
         self.external_force: np.ndarray = np.zeros(6)
         self.joint_touch, self.force_touch = np.zeros(7), np.zeros(6)
         self._recovering_until = 0
         self.stop_pressed = False
         self._data.ctrl[self._u] = 0.0
+        self.law.retune(self._gains)
         self.set_tool(hand_on_flange())
         mujoco.mj_step1(self._model, self._data)
         self._measure()

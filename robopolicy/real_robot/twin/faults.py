@@ -171,13 +171,14 @@ class FaultPort:
         return lambda: face.intrude(False)
 
     def _drop_link(self, value: Any) -> Callable[[], None]:
+        # The first cut comes a twentieth of a second later, so that whoever asked over the wire hears the answer.
         wire, schedule = self.wire, self._twin.schedule
-        wire.drop_clients()
         schedule.every("drop_link", DROP_AGAIN, wire.drop_clients)
         return lambda: schedule.cancel("drop_link")
 
     def _freeze_server(self, value: Any) -> None:
-        self.wire.freeze(_number("freeze_server", 3.0 if value in (None, True) else value, 0.01, 60))
+        wire, time = self.wire, _number("freeze_server", 3.0 if value in (None, True) else value, 0.01, 60)
+        self._twin.schedule.after(1 / DROP_AGAIN, lambda: wire.freeze(time))
 
     def _face(self) -> Any:
         if self._twin.face is None:

@@ -38,6 +38,7 @@ class TwinRunner:
     def __init__(self, twin: Twin) -> None:
         self.twin = twin
         self.lost, self.error = 0, ""
+        self._origin = 0.0
         self._stop = threading.Event()
         self._asked: SimpleQueue[tuple[int, Future[None]]] = SimpleQueue()
         self._thread = threading.Thread(target=self._main, name="twin", daemon=True)
@@ -45,7 +46,8 @@ class TwinRunner:
             twin.face.advance = self.advance
 
     def start(self) -> TwinRunner:
-        """Begin."""
+        """Begin; time counts from here."""
+        self._origin = self.twin.clock.now() - self.twin.time
         self._thread.start()
         return self
 
@@ -97,12 +99,10 @@ class TwinRunner:
 
     def _follow_clock(self) -> None:
         twin = self.twin
-        start, first = twin.clock.now(), twin.ticks
         while not self._stop.is_set():
-            behind = first + int((twin.clock.now() - start) * 1000) - twin.ticks
+            behind = round((twin.clock.now() - self._origin) * 1000) - self.lost - twin.ticks
             if behind > MOST_LAG:
                 self.lost += behind - BATCH
-                first -= behind - BATCH
                 behind = BATCH
             if behind > 0:
                 twin.step(min(behind, BATCH))
