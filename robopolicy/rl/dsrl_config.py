@@ -68,8 +68,8 @@ class DSRLConfig(SACConfig):
     decode_batch: Positive = 512
     """Rows decoded together; memory only."""
     hidden: tuple[Positive, ...] = (128, 128, 128)
-    """Widths of every member and of the actor; the release has three of 128 (Hopper, Transport, pi0) to 2048 (Lift, Can,
-    Square), wide ones learning best where there is a GPU."""
+    """Widths of every member and of the actor; the release has three of 128 (Hopper, Transport, pi0) to 2048 (Lift,
+    Can, Square)."""
     activation: Activation = "tanh"
     layer_norm: bool = True
     """LayerNorm before every activation, actor and critics."""
