@@ -1,6 +1,6 @@
 """What the pages of fine-tuning share: success against environment steps, the end on fresh seeds, hashes, provenance.
 
-Everything comes from the JSON file of a study (``finetune_study.gather``).
+Everything comes from the JSON file of a study (``finetune_gather``).
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def test_parts_share_the_cells(calls):
 
 
 def test_gathering_reads_curves_and_hides_where_things_lay(module, tmp_path, monkeypatch):
-    study = module("finetune_study")
+    gathering = module("finetune_gather")
     run = tmp_path / "runs" / "flow_dsrl-na_1"
     run.mkdir(parents=True)
     line = {
@@ -241,8 +241,8 @@ def test_gathering_reads_curves_and_hides_where_things_lay(module, tmp_path, mon
     settings = {"bases": {"flow": "/a/b/runs/flow_10"}, "presets": {"dsrl-na": ["configs/finetune/dsrl.yaml"]},
                 "offline": {"flow": "/a/b/data/one,/a/b/data/two"}}  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(study, "told_base", lambda *_: {})
-    study.gather(tmp_path, tmp_path / "out.json")
+    monkeypatch.setattr(gathering, "told_base", lambda *_: {})
+    gathering.gather(tmp_path, tmp_path / "out.json")
     data = json.loads((tmp_path / "out.json").read_text())
     assert data["settings"]["bases"] == {"flow": "runs/flow_10"}
     assert data["settings"]["offline"] == {"flow": "data/one,data/two"}
