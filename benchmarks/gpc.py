@@ -88,6 +88,8 @@ def gather(compositions: list[Path], out: Path) -> None:
             controls.append(own and "".join(str(int(e.success)) for e in own.scored))
         told = json.loads(notes.read_text()) if notes.is_file() else {}
         parents = [Path(name).parts[-4:] for name in record.pop("parents")]
+        if record["gram"]:
+            record["gram"]["data"]["path"] = Path(record["gram"]["data"]["path"]).name
         pairs[file.stem] = {**record, "parents": ["/".join(p) for p in parents], "alone": controls, "notes": told}
     write_atomic(out, json.dumps({"format": 1, "pairs": pairs}, indent=1))
     print(f"{out}: {', '.join(pairs)}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from panels import dress, finish, panels
+from panels import commit_of, dress, finish, panels
 
 from robopolicy.core.intervals import Rate, wilson
 from robopolicy.core.io import write_atomic
@@ -144,7 +144,8 @@ def made(pairs: dict[str, Pair]) -> str:
     for name, pair in pairs.items():
         v = pair["versions"]
         told = ", ".join(f"{k} {v[k]}" for k in ("python", "torch", "numpy", "mujoco") if k in v)
-        lines.append(f"* {title(name, pair)}: `{pair['env']['name']}`, commit {str(pair['git_commit'])[:8]}; {told}.")
+        commit = commit_of(pair["git_commit"], pair["notes"])
+        lines.append(f"* {title(name, pair)}: `{pair['env']['name']}`, commit {commit}; {told}.")
     return f"""
 ## Where the numbers come from
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from robopolicy.evaluation.suite_figure import save_png
+
+WIDE = 44  # letters of a title's line that fit above one panel
 
 
 def panels(count: int) -> tuple[Figure, list[Any]]:
@@ -18,11 +21,16 @@ def panels(count: int) -> tuple[Figure, list[Any]]:
 
 def dress(axes: Any, title: str, across: str) -> None:
     """Title, name of the axis, and as few lines as possible."""
-    axes.set_title(title, fontsize=10)
+    axes.set_title("\n".join(textwrap.wrap(title, WIDE)), fontsize=10)
     axes.set_xlabel(across)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eeeeee", lw=0.8)
     axes.set_axisbelow(True)
+
+
+def commit_of(recorded: str | None, notes: dict[str, Any]) -> str:
+    """The commit in words: what the records say, else what the notes do (a copy of the tree has no repository)."""
+    return str(recorded or notes.get("commit") or "not recorded")[:12]
 
 
 def finish(

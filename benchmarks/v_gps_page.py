@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from panels import dress, finish, panels
+from panels import commit_of, dress, finish, panels
 
 from robopolicy.core.intervals import Rate, wilson
 from robopolicy.core.io import write_atomic
@@ -184,7 +184,7 @@ cores; see also `benchmarks/bench_rerank.py`.
 
 def made(study: Study) -> str:
     """Provenance."""
-    commits = sorted({str(c["git_commit"])[:8] for c in study.cells})
+    commits = sorted({commit_of(c["git_commit"], study.notes) for c in study.cells})
     v = study.base["versions"]
     told = ", ".join(f"{k} {v[k]}" for k in ("python", "torch", "numpy", "mujoco") if k in v)
     return f"## Where the numbers come from\n\nCommits {', '.join(commits)}; {told}."

@@ -20,6 +20,7 @@ from robopolicy.sim.registry import EnvConfig
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "docs/results/heads.json"
 SIMS = ROOT / "docs/results/sims.json"
+STUDIES = [("sac", "sac_parity"), ("dsrl", "dsrl"), ("pa_rl", "pa_rl")]
 
 
 def test_the_page_of_the_heads_is_generated_from_its_records(tmp_path):
@@ -52,6 +53,27 @@ def test_the_pages_of_the_simulations_are_generated_from_their_records(tmp_path)
     assert out.with_suffix(".png").is_file() == SIMS.with_suffix(".png").is_file()
 
 
+@pytest.mark.parametrize(("name", "script"), STUDIES)
+def test_the_page_of_a_study_is_generated_from_its_records(tmp_path, name, script):
+    source, out = ROOT / f"docs/results/{name}.json", tmp_path / f"{name}.md"
+    if not source.is_file():
+        pytest.skip(f"{name}: not measured yet")
+    command = [sys.executable, f"benchmarks/{script}.py", "page", str(source), "--out", str(out)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert out.read_text() == source.with_suffix(".md").read_text()
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    assert source.with_suffix(".png").is_file()
+
+
+def test_the_parity_of_sac_rests_on_five_seeds_a_side_and_equal_steps():
+    data = json.loads((ROOT / "docs/results/sac.json").read_text())
+    for side in ("robopolicy", "stable-baselines3"):
+        runs = [r for r in data["runs"] if r["side"] == side]
+        assert sorted(r["seed"] for r in runs) == [0, 1, 2, 3, 4]
+        assert all(len(r["returns"][str(data["settings"]["steps"])]) == 20 for r in runs)
+
+
 def test_every_policy_and_expert_of_the_simulations_has_its_n_and_seeds():
     data = json.loads(SIMS.read_text())
     cells = [c for s in data["suites"].values() for c in s["cells"] if c["status"] == "done"]
@@ -63,6 +85,30 @@ def test_every_policy_and_expert_of_the_simulations_has_its_n_and_seeds():
     for record in data["experts"]:
         assert record["totals"]["n"] == len(record["successes"]) >= 100, record["env"]
         assert record["base_seed"] == 100_000, record["env"]
+
+
+@pytest.mark.parametrize("study", [name for name in ("gpc", "v_gps") if (ROOT / f"docs/results/{name}.json").is_file()])
+def test_the_pages_of_the_wrappers_are_generated_from_their_records(study, tmp_path):
+    records, out = ROOT / f"docs/results/{study}.json", tmp_path / f"{study}.md"
+    command = [sys.executable, f"benchmarks/{study}.py", "page", str(records), "--out", str(out)]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
+    assert out.read_text() == records.with_suffix(".md").read_text()
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+
+def test_a_composition_is_judged_on_seeds_that_its_search_never_saw():
+    pairs = json.loads((ROOT / "docs/results/gpc.json").read_text())["pairs"]
+    assert len(pairs) >= 2
+    for name, pair in pairs.items():
+        cells = {kind: pair[kind] for kind in ("search", "report")}
+        seeds = {kind: {c["base_seed"] + i for c in cells[kind] for i in range(len(c["successes"]))} for kind in cells}
+        assert not seeds["search"] & seeds["report"], name
+        assert all(len(c["successes"]) >= 200 for kind in cells for c in cells[kind]), name
+        assert len(cells["search"]) == 11, name  # the whole sweep
+        for number, alone in enumerate(pair["alone"]):  # half and half with itself is itself
+            weights = [float(i == number) for i in range(2)]
+            assert alone == next(c["successes"] for c in cells["report"] if c["weights"] == weights), name
 
 
 @pytest.mark.parametrize("steps", [7, 20, 32])
