@@ -68,6 +68,8 @@ class Mixture:
         if online:
             parts.append(self.online.batch(rng.integers(0, len(self.online), online)))
         names = [name for name in _names(self.online.layout) if all(name in part for part in parts)]
+        if len(parts) == 1:  # no further copy of pictures
+            return {name: parts[0][name] for name in names}
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
