@@ -20,6 +20,7 @@ from robopolicy.real_robot.wire.messages import header, zeros
 
 # The machine that runs the tests may be busy: only the tests of the pings use the real time-outs.
 PATIENT = {"ping_timeout": 20.0, "service_timeout": 20.0, "handshake_timeout": 20.0, "send_deadline": 5.0}
+PATIENT |= {"loopback_soft": 0.5, "loopback_hard": 1.0}
 
 
 class Wire:

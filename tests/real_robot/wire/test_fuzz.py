@@ -64,6 +64,15 @@ def frame_of(rng):
 def text_of(rng):
     text = json.dumps(frame_of(rng))
     kind = rng.random()
+    if kind > 0.9:
+        # Some are right, so that the others meet a client that is in the middle of its work.
+        frame = {"op": rng.choice(["advertise", "subscribe", "publish", "publish"]), "topic": "/target_pose"}
+        if frame["op"] == "publish":
+            frame["msg"] = zeros(POSE, "ros1")
+            del frame["msg"]["header"]["seq"]  # ROS 2 has none
+        else:
+            frame["type"] = POSE
+        text = json.dumps(frame)
     if kind < 0.1:
         text = text[: rng.randrange(len(text))]
     elif kind < 0.2:
