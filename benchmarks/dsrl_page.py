@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_page import Series, Study, curve_tables, draw, ends_table, hashes, limits, made, over, setup
+from finetune_page import SEEDS, Series, Study, curve_tables, draw, ends_table, hashes, limits, made, over, setup
 
 from robopolicy.core.io import write_atomic
 from robopolicy.evaluation.suite_page import short
@@ -60,9 +60,11 @@ def verdict(study: Study, base: str, method: str) -> str:
         return f"{name}: not measured."
     gain = study.gain(base, method)
     numbers = (
-        f"{over(end)} over {end.n} seeds, the base {short(before)} (n={before.n}); {over(gain, sign=True)} more than "
-        "the base"
+        f"{over(end)} over {end.n} seed{'s' * (end.n > 1)}, the base {short(before)} (n={before.n}); "
+        f"{over(gain, sign=True)} more than the base"
     )
+    if end.n < SEEDS:
+        return f"{name}: **no verdict** from so few seeds: {numbers}."
     if end.mean >= GOAL or gain.mean >= MORE:
         doubt = "" if gain.low > 0 else ", but so few seeds cannot rule out that it was luck"
         return f"{name}: **the claim holds**{doubt}: {numbers}."

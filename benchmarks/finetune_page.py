@@ -126,7 +126,7 @@ def limits(study: Study) -> list[str]:
         for method in study.methods:
             got = len(study.done(base, method))
             if got < SEEDS:
-                lines.append(f"{base}, {study.title(method)}: {got} of {SEEDS} seeds are done; no verdict counts yet.")
+                lines.append(f"{base}, {study.title(method)}: {got} of {SEEDS} seeds are done.")
     least = min((p["n"] for r in study.runs for p in r["evals"]), default=0)
     if least < EPISODES:
         lines.append(f"Some points rest on {least} episodes, fewer than {EPISODES}.")
@@ -259,7 +259,8 @@ def made(study: Study, script: str) -> str:
     offline = "".join(f" --offline {name}={path}" for name, path in s["offline"].items())
     own = "".join(f' --of {name} "{options}"' for name, options in s["of"].items())
     more = f" -- {' '.join(s['options'])}" if s["options"] else ""
-    budget = f"--max-env-steps {s['max_env_steps']} --episodes {s['episodes']}"
+    budget = f"--max-env-steps {s['max_env_steps']} --episodes {s['episodes']} --final-episodes {s['final_episodes']}"
+    place = s["env"] + (f" --kwargs '{json.dumps(s['kwargs'])}'" if s["kwargs"] else "")
     return f"""
 ## Where the numbers come from
 
@@ -270,7 +271,7 @@ Wall time of runs that shared their machine with others, collection and learning
 Commit {str(final["git_commit"])[:8]}; {told}.
 
 ```
-python benchmarks/{script}.py run {bases}{offline} --env {s["env"]} {budget}{own} --out DIR{more}
+python benchmarks/{script}.py run {bases}{offline} --env {place} {budget}{own} --out DIR{more}
 python benchmarks/{script}.py gather DIR --out docs/results/{script}.json
 python benchmarks/{script}.py page docs/results/{script}.json --out docs/results/{script}.md
 ```

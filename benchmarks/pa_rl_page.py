@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_page import (
+    SEEDS,
     Series,
     Study,
     curve_tables,
@@ -71,7 +72,9 @@ def against_control(study: Study, base: str) -> str:
     if not shared:
         return f"**PA-RL against behaviour cloning continued, {base} policy**: not measured."
     difference = over_both([paired(ours[s], control[s]) for s in shared])
-    if difference.low > 0:
+    if difference.n < SEEDS:
+        said = "**no verdict** from so few seeds"
+    elif difference.low > 0:
         said = "PA-RL is **better**"
     elif difference.high < 0:
         said = "PA-RL is **worse**"

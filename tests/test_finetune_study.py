@@ -98,6 +98,8 @@ def test_a_page_shows_weights_that_changed_and_what_is_missing(module, tmp_path)
     page = (tmp_path / "dsrl.md").read_text()
     assert page.count("**CHANGED**") == 2
     assert "diffusion, DSRL-NA: 2 of 3 seeds are done" in page
+    assert page.count("**no verdict** from so few seeds") == 4
+    assert "the claim" not in page.split("## What it shows")[1]
     assert "Some points rest on 50 episodes" in page
     assert "The flow base does 0.75 [0.69, 0.80] (n=200), not 0.3 to 0.6 as was meant." in page
 
