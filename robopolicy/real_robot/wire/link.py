@@ -12,8 +12,6 @@ import logging
 import random
 import socket
 import struct
-import threading
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -25,6 +23,7 @@ from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.wire.client_config import ClientConfig, check_resolved
 from robopolicy.real_robot.wire.gateway_config import read_token
 from robopolicy.real_robot.wire.inbox import Inbox
+from robopolicy.real_robot.wire.outgoing import Outgoing
 from robopolicy.real_robot.wire.protocol import CLIENT_INBOUND_LIMIT
 
 LOG = logging.getLogger(__name__)
@@ -55,53 +54,6 @@ class Owner(Protocol):
     def look(self, now: float) -> str | None:
         """Called often: why the connection must be dropped, or None."""
         ...
-
-
-class Outgoing:
-    """What waits for the socket: control frames in order, and one message a topic, newest wins, with a deadline."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._control: deque[str] = deque()
-        self._messages: dict[str, tuple[str, float]] = {}
-        self.replaced = self.expired = self.sent = 0
-
-    def control(self, text: str) -> None:
-        """Queue a frame that is not a stream's."""
-        with self._lock:
-            self._control.append(text)
-
-    def message(self, topic: str, text: str, deadline: float) -> None:
-        """Put a message in its topic's slot, in place of one that still waits."""
-        with self._lock:
-            self.replaced += topic in self._messages
-            self._messages[topic] = (text, deadline)
-
-    def pop(self, now: float) -> str | None:
-        """The next frame to send; messages whose deadline has passed are discarded."""
-        with self._lock:
-            if self._control:
-                return self._control.popleft()
-            while self._messages:
-                topic = next(iter(self._messages))
-                text, deadline = self._messages.pop(topic)
-                if now <= deadline:
-                    self.sent += 1
-                    return text
-                self.expired += 1
-        return None
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._control and not self._messages
-
-    def clear(self) -> None:
-        """Forget everything: the connection is gone."""
-        with self._lock:
-            self._control.clear()
-            self.expired += len(self._messages)
-            self._messages.clear()
 
 
 class Link:

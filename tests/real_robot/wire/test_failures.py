@@ -18,9 +18,10 @@ from robopolicy.real_robot.wire.client import LinkState
 from robopolicy.real_robot.wire.client_config import ClientConfig, check_resolved, check_url, warnings_of
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.inbox import Inbox
-from robopolicy.real_robot.wire.link import Link, Outgoing
+from robopolicy.real_robot.wire.link import Link
 from robopolicy.real_robot.wire.loopback import Loopback
 from robopolicy.real_robot.wire.messages import stamp_key
+from robopolicy.real_robot.wire.outgoing import Outgoing
 from robopolicy.real_robot.wire.protocol import Reassembler, split
 from robopolicy.real_robot.wire.slot import Slot
 
