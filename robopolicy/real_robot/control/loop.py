@@ -7,7 +7,6 @@ what arrived, and publishes what it returns.  So a run can be replayed from its 
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,8 +16,9 @@ from robopolicy.real_robot.control.states import MOVING, Event, Output, State, S
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import Timeouts
-from robopolicy.real_robot.safety.filter import STRIKE_WINDOW, SafetyFilter
+from robopolicy.real_robot.safety.filter import SafetyFilter
 from robopolicy.real_robot.safety.types import Emitted, Link, Measured, SafetyFlag, Setpoint
+from robopolicy.real_robot.safety.validity import STRIKE_WINDOW, Strikes
 
 TELEOP_AGE = 0.10  # s after which a human's last wish no longer counts
 
@@ -83,7 +83,7 @@ class ControlLoop:
     _mail: Waypoints | None = field(default=None, init=False)
     _last: float | None = field(default=None, init=False)
     _seen: tuple[State, int] = field(default=(State.OFF, 0), init=False)
-    _strikes: deque[float] = field(default_factory=lambda: deque(maxlen=1), init=False)
+    _strikes: Strikes = field(default_factory=Strikes, init=False)
     _broken: str | None = field(default=None, init=False)
     _hungry: bool = field(default=False, init=False)
 
@@ -182,9 +182,8 @@ class ControlLoop:
         self.counters.stale += merge.stale
         if merge.refused is not None:
             self.counters.refused += 1
-            if self._strikes and now - self._strikes[-1] <= STRIKE_WINDOW:
+            if self._strikes.second(now):
                 self._broken = f"second refused chunk within {STRIKE_WINDOW:g} s: {merge.refused}"
-            self._strikes.append(now)
         if merge.jump is not None:
             self.counters.jumps += 1
             if self.filter.note_jump():

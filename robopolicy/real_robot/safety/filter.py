@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import deque
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from robopolicy.real_robot.safety import force, gate, validity
 from robopolicy.real_robot.safety.joints import JointStage, JointVerdict
 from robopolicy.real_robot.safety.jump import JUMPS_TO_FAULT, JumpStage
 from robopolicy.real_robot.safety.lead import Lead
-from robopolicy.real_robot.safety.limiter import Body, Limiter, Walls
+from robopolicy.real_robot.safety.limiter import OUTSIDE, Body, Limiter, Walls, settled
 from robopolicy.real_robot.safety.types import (
     STAGES,
     STOP_AHEAD,
@@ -35,14 +34,12 @@ from robopolicy.real_robot.safety.types import (
     SafetyFlag,
     Setpoint,
 )
-from robopolicy.real_robot.safety.validity import Sample, Wish
+from robopolicy.real_robot.safety.validity import Sample, Strikes, Wish
 from robopolicy.real_robot.safety.vectors import add, quaternion, turned, vector
 from robopolicy.real_robot.safety.workspace import FAR_TICKS, Workspace, too_far
 
 RAMP_FROM = 0.2  # share of the speed limits at the start of a run
 DRAG_TICKS = 5  # in a row before an arm that something else moves is held
-STRIKE_WINDOW = 10.0  # s within which a second broken setpoint is a fault
-OUTSIDE = 1e-6  # m that a published pose may be outside the workspace
 
 
 class SafetyFilter:
@@ -66,7 +63,7 @@ class SafetyFilter:
         self._sample: Sample | None = None
         self._why, self._ramp = "not started", (-math.inf, 1.0)
         self._far = self._dragged = 0
-        self._strikes: deque[float] = deque(maxlen=1)
+        self._strikes = Strikes()
         self._width: float | None = None
         self._last: Emitted | None = None
         self._moving_flags = SafetyFlag.NONE
@@ -181,8 +178,7 @@ class SafetyFilter:
         else:
             wish = validity.checked_setpoint(setpoint, self._body.quaternion)
             if wish is None:
-                again = bool(self._strikes) and now - self._strikes[-1] <= STRIKE_WINDOW
-                self._strikes.append(now)
+                again = self._strikes.second(now)
                 if again:
                     self.hold(
                         "the setpoint is not finite, of a wrong shape, or its quaternion is not of unit length", now
@@ -243,8 +239,8 @@ class SafetyFilter:
             return
         space = self._space if "workspace" in self._stages else None
         lead = self._lead if "lead" in self._stages else None
+        walls = Walls(space, lead, sample, self._span())
         if "limiter" in self._stages:
-            walls = Walls(space, lead, sample, self._span())
             body, self._moving_flags = self._limiter.step(body, wish, left, scale, walls)
         elif wish is not None:
             body = Body(wish.position, wish.quaternion)
@@ -258,21 +254,8 @@ class SafetyFilter:
         self._body = body
         if self._dragged >= DRAG_TICKS and self.going:
             self.hold("lead: something else moves the arm away from its setpoint", sample.at)
-        self._settle(space, lead)
-
-    def _settle(self, space: Workspace | None, lead: Lead | None) -> None:
-        """A stop target or a dragged setpoint may lie outside the workspace: put it inside, if the lead cap lets it."""
-        body, sample = self._body, self._sample
-        if space is None or body is None or sample is None:
-            return
-        width = self._span()
-        if space.excess(body.position, body.quaternion, width) <= OUTSIDE:
-            return
-        for start in (body.position, sample.position):
-            place = space.project(start, body.quaternion, width)
-            if lead is None or lead.fits(place, body.quaternion, sample.position, sample.quaternion):
-                self._body = Body(place, body.quaternion)
-                return
+        assert self._body is not None
+        self._body = settled(self._body, walls)
 
     def _grip(self, setpoint: Setpoint | None) -> tuple[float | None, SafetyFlag]:
         """Width to ask of the hand: within its range, and never so wide that a finger would touch the table."""

@@ -36,6 +36,7 @@ from robopolicy.real_robot.safety.workspace import Workspace
 
 CRUISE = 0.995  # of the speed limit: what the limiter aims at
 TINY = 1e-9
+OUTSIDE = 1e-6  # m that a published pose may be outside the workspace
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,19 @@ class _Way:
                 at = turned(at, times(turning, self._round.tick)) if turning != ZERO else at
                 self._quaternions.append(at)
         return self._quaternions
+
+
+def settled(body: Body, walls: Walls) -> Body:
+    """A stop target or a dragged setpoint may lie outside the workspace: at rest at a near place inside, if the lead
+    cap lets it; else the body as it is."""
+    space, lead, sample = walls.workspace, walls.lead, walls.sample
+    if space is None or space.excess(body.position, body.quaternion, walls.width) <= OUTSIDE:
+        return body
+    for start in (body.position, sample.position):
+        place = space.project(start, body.quaternion, walls.width)
+        if lead is None or lead.fits(place, body.quaternion, sample.position, sample.quaternion):
+            return Body(place, body.quaternion)
+    return body
 
 
 def _mixed(place: Body, turn: Body) -> Body:

@@ -19,6 +19,22 @@ LARGEST = 1e3  # m, rad, m/s, rad/s, N: no arm has such numbers, and squares of 
 NORM = (0.95, 1.05)  # of a quaternion; beyond it, it is a mistake and no rounding
 
 
+STRIKE_WINDOW = 10.0  # s within which a second broken setpoint or chunk is a fault
+
+
+class Strikes:
+    """Counts broken inputs, across runs."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def second(self, now: float) -> bool:
+        """Note one at ``now``; whether another came within the ten seconds before."""
+        again = now - self._last <= STRIKE_WINDOW
+        self._last = now
+        return again
+
+
 @dataclass(frozen=True)
 class Wish:
     """A setpoint that passed this stage."""
