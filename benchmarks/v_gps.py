@@ -128,6 +128,15 @@ def measure(cell: Cell, args: argparse.Namespace, critics: dict[str, str]) -> Ev
     return evaluate(policy, env, workers=args.workers, slots=args.slots, policy_path=cell.name, **shared)
 
 
+def without_places(facts: Any) -> Any:
+    """The same facts with the ends of paths: where a disk keeps its runs is nobody's business."""
+    if isinstance(facts, dict):
+        return {key: without_places(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [without_places(value) for value in facts]
+    return "/".join(Path(facts).parts[-4:]) if isinstance(facts, str) and Path(facts).is_absolute() else facts
+
+
 def gather(folder: Path, out: Path) -> None:
     """All records of a folder in one small file: outcomes by episode, what the policy told, times, provenance."""
     settings = json.loads((folder / "settings.json").read_text())
@@ -151,14 +160,14 @@ def gather(folder: Path, out: Path) -> None:
                 "told": {name: round(mean.mean, 4) for name, mean in record.info.items() if name in INFO},
                 "chunk_ms": record.timing.chunk_ms,
                 "rows": record.timing.rows,
-                "policy": record.policy,
+                "policy": without_places(record.policy),
                 "git_commit": record.git_commit,
                 "versions": record.versions,
             }
         )
     notes = folder / "notes.json"  # how base and critics were made: counts of demonstrations, steps, critic reports
     told = json.loads(notes.read_text()) if notes.is_file() else {}
-    data = {"format": 1, "settings": settings, "notes": told, "cells": rows}
+    data = {"format": 1, "settings": without_places(settings), "notes": told, "cells": rows}
     write_atomic(out, json.dumps(data, indent=1))
     print(f"{out}: {len(rows)} cells")
 

@@ -79,7 +79,7 @@ def write_page(source: Path, out: Path) -> None:
 
 def page(study: Study) -> str:
     """The whole page as markdown."""
-    parts = [header(study), verdicts(study), controls(study), *(grid(study, c) for c in study.critics), cost(study)]
+    parts = [header(study), verdicts(study), controls(study), *(grid(study, c) for c in study.critics)]
     return "\n\n".join(p.strip() for p in [*parts, made(study), COMMANDS] if p) + "\n"
 
 
@@ -166,28 +166,15 @@ def grid(study: Study, critic: str) -> str:
     return f"## Critic {critic}\n\n" + "".join(f"* {line}\n" for line in report) + "\n" + table(head, rows)
 
 
-def cost(study: Study) -> str:
-    """Time of a batched policy call by number of candidates (same rows, one machine)."""
-    base, rows = study.base, []
-    for count in sorted({c["count"] for c in study.cells if c["critic"] in study.critics}):
-        times = [c["chunk_ms"]["p50"] for c in study.cells if c["critic"] in study.critics and c["count"] == count]
-        middle = sorted(times)[len(times) // 2]
-        rows.append([count, f"{middle:.0f}", f"{middle / base['chunk_ms']['p50']:.2f}"])
-    text = f"""
-## Cost
-
-Median milliseconds of one policy call for about {base["rows"]:.0f} observations at once, two cells at a time on two
-cores; see also `benchmarks/bench_rerank.py`.
-"""
-    return text + "\n" + table(["K", "ms", "times the base"], rows)
-
-
 def made(study: Study) -> str:
     """Provenance."""
     commits = sorted({commit_of(c["git_commit"], study.notes) for c in study.cells})
     v = study.base["versions"]
     told = ", ".join(f"{k} {v[k]}" for k in ("python", "torch", "numpy", "mujoco") if k in v)
-    return f"## Where the numbers come from\n\nCommits {', '.join(commits)}; {told}."
+    return (
+        f"## Where the numbers come from\n\nCommits {', '.join(commits)}; {told}.  What candidates cost is measured "
+        "apart, on an idle machine ([benchmarks](../benchmarks.md)): these cells shared theirs with other work."
+    )
 
 
 COMMANDS = """

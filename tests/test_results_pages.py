@@ -111,6 +111,18 @@ def test_a_composition_is_judged_on_seeds_that_its_search_never_saw():
             assert alone == next(c["successes"] for c in cells["report"] if c["weights"] == weights), name
 
 
+def test_every_cell_of_the_reranking_has_two_hundred_episodes_of_the_same_seeds():
+    data = json.loads((ROOT / "docs/results/v_gps.json").read_text())
+    cells = {(c["critic"], c["count"], c["temperature"]): c for c in data["cells"]}
+    asked = {(c, k, t) for c in ("iql", "cal_ql") for k in (1, 5, 10, 30, 100) for t in (0.0, 0.1, 1.0)}
+    assert asked <= set(cells)
+    base = cells["base", 1, None]
+    for (critic, count, _), cell in cells.items():
+        assert len(cell["successes"]) + cell["errors"] >= 200
+        assert cell["base_seed"] == base["base_seed"]
+        assert count > 1 or cell["successes"] == base["successes"], critic  # one candidate: the policy itself
+
+
 @pytest.mark.parametrize("steps", [7, 20, 32])
 @pytest.mark.parametrize("lazy", [True, False])
 def test_frames_a_second_count_the_pictures_that_were_drawn(monkeypatch, lazy, steps):
