@@ -44,6 +44,8 @@ def learning_policy(base: Acting, student: Acting | None = None) -> Policy:
     chosen.require(Cap.TRAIN, whom="PA-RL")
     if not isinstance(chosen, Policy):
         raise MissingCapability(f"PA-RL trains heads of this package, {type(chosen).__name__} is none; give --student")
+    if not any(p.requires_grad for p in chosen.parameters()):
+        raise ConfigError(f"PA-RL: every weight of the {type(chosen).__name__} is frozen, so nothing can learn")
     for policy in (base, chosen):
         _check_windows(policy)
     ours, theirs = chosen.action_spec, base.action_spec

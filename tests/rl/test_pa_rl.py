@@ -270,6 +270,8 @@ def test_error_row_policies_that_cannot_learn():
             PARLConfig(**{**QUICK, **changes})
     with pytest.raises(ConfigError, match="n_obs_steps"):
         improver(critic={"n_obs_steps": 3})
+    with pytest.raises(ConfigError, match="frozen"):
+        improver(base().requires_grad_(False))
 
 
 def test_a_student_learns_in_the_place_of_a_composition():
@@ -341,7 +343,7 @@ def test_a_bandit_is_improved_at_test_time_and_by_distillation():
 
 @pytest.mark.slow
 def test_a_point_learns_to_reach_the_origin_more_often():
-    world, policy = PointMass(), base()
+    world = PointMass()
     hesitant = lambda obs, seed: (
         np.clip(-0.5 * obs[STATE][:, -1:] + 0.6 * np.random.default_rng(seed).standard_normal((len(obs[STATE]), 2, 2)),
                 -1, 1).astype(np.float32)
@@ -351,7 +353,7 @@ def test_a_point_learns_to_reach_the_origin_more_often():
     for step in range(250):
         batch = drawn(demos, 64, step)
         cloned.step(IMITATE, {**batch, "success": np.ones(64, bool)}, rng(step))
-    policy = cloned.average
+    policy = cloned.live  # equal to its average, and not frozen
     made = improver(policy, **{**LEARNING, "eta": 0.1})
     for step in range(200):
         made.step(OFFLINE, drawn(demos, 64, step), rng(step))

@@ -143,7 +143,9 @@ def test_b2_rlpd_trains_with_a_proxy_actor_where_there_is_no_policy():
     critic = tiny_critic(type="rlpd", layer_norm=True)
     learner = Learner.of(critic).train()
     assert isinstance(learner, CalQLLearner)
-    learner(transition_batch(critic, ROWS), learner.draw_noise(ROWS, torch.Generator().manual_seed(0))).mean().backward()
+    learner(
+        transition_batch(critic, ROWS), learner.draw_noise(ROWS, torch.Generator().manual_seed(0))
+    ).mean().backward()
     assert "regulariser" not in learner.watched
 
 
