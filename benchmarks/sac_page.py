@@ -71,14 +71,16 @@ def verdict(data: dict[str, Any]) -> str:
     last = steps(data)[-1]
     a, b = (over_seeds(data, side, last) for side in (ours, theirs))
     boots = [bootstrap_mean(seed_means(data, side, last)) for side in (ours, theirs)]
-    said = "overlap: the two cannot be told apart" if overlap(a, b) else "**do not overlap: one side learns better**"
-    resampled = "overlap" if overlap(*boots) else "do not overlap"
+    said = "overlap" if overlap(a, b) else "**do not overlap: one side learns better**"
+    ahead = ours if boots[0].mean > boots[1].mean else theirs
+    resampled = "overlap" if overlap(*boots) else f"do not overlap: {ahead} is ahead by this measure"
     apart = [s for s in steps(data)[:-1] if not overlap(over_seeds(data, ours, s), over_seeds(data, theirs, s))]
     widest = max(m.high - m.low for m in (a, b))
     lines = [
         f"After {int(last):,} steps: {ours} {told(a)}, {theirs} {told(b)} (mean over {a.n} and {b.n} seeds of the "
         f"return of {data['settings']['episodes']} episodes each, 95 % t intervals). The intervals {said}.",
-        f"Percentile bootstrap over seeds: {told(boots[0])} and {told(boots[1])}, which {resampled}.",
+        f"Percentile bootstrap over seeds (narrower than it should be for so few): {told(boots[0])} and "
+        f"{told(boots[1])}, which {resampled}.",
         f"Earlier evaluations at which the t intervals do not overlap: {', '.join(apart) or 'none'}.",
         f"Intervals over {a.n} seeds are wide (up to {widest:.0f} here), so overlap says that nothing is badly wrong, "
         "not that the two are equal; the agreement of single updates is the sharper test.",
