@@ -26,7 +26,7 @@ class Chorus:
 
     ``lengths``: how many steps of the chunk each voice speaks about; steps that several cover share the weight anew,
     steps of one voice are its own.  ``shifts``: what turns the leader's clean state into the voice's, ``(D,)``.
-    ``notes``: where to put how far the voices' noise estimates are apart at each query, ``(N,)``.
+    ``notes``: where to put the voices' noise estimates of each query, for ``apart``.
     """
 
     plan: Plan
@@ -36,7 +36,7 @@ class Chorus:
     lengths: Sequence[int]
     counted: float = 1.0
     """Share of the channels that are not padding."""
-    notes: list[Tensor] | None = None
+    notes: list[list[Tensor]] | None = None
     _shares: list[Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Chorus:
         level = self.plan.at(t)
         said = [self._say(i, z, t, level, match) for i, match in enumerate(level.matches)]
         if self.notes is not None and len(said) > 1:
-            self.notes.append(self._apart(said))
+            self.notes.append([p.eps for p in said])
         return said
 
     def _say(self, i: int, z: Tensor, t: Tensor, level: Level, match: Match) -> Prediction:
@@ -102,13 +102,17 @@ class Chorus:
             self._shares = [w / covered[:n] for n, w in zip(self.lengths, self.weights, strict=True)]
         return self._shares
 
-    def _apart(self, said: Sequence[Prediction]) -> Tensor:
-        """Root mean square over pairs of voices, steps that both cover, and channels, ``(N,)``."""
-        total, pairs = said[0].eps.new_zeros(()), 0
+    def apart(self, noted: Sequence[Sequence[Tensor]]) -> Tensor:
+        """How far the voices' noise estimates are apart at each query, ``(queries, N)``.
+
+        Root mean square over pairs of voices, steps that both cover, and channels.
+        """
+        said = [torch.stack(one) for one in zip(*noted, strict=True)]
+        total, pairs = said[0].new_zeros(()), 0
         for i, one in enumerate(said):
             for other in said[i + 1 :]:
-                n = min(one.eps.shape[1], other.eps.shape[1])
-                total = total + (one.eps[:, :n] - other.eps[:, :n]).square().mean((1, 2))
+                n = min(one.shape[2], other.shape[2])
+                total = total + (one[:, :, :n] - other[:, :, :n]).square().mean((2, 3))
                 pairs += 1
         return (total / (pairs * self.counted)).sqrt()
 

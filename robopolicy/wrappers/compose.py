@@ -52,7 +52,7 @@ class ComposedPolicy(Composition):
         own = [_denoiser(p, ctx.parts[i], a) for i, p, a in zip(self.heard, self.observers, plan.asked, strict=True)]
         return self._chorus(plan, own)
 
-    def _chorus(self, plan: Plan, denoisers: Sequence[Denoiser], notes: list[Tensor] | None = None) -> Chorus:
+    def _chorus(self, plan: Plan, denoisers: Sequence[Denoiser], notes: list[list[Tensor]] | None = None) -> Chorus:
         lengths = [int(p.latent_shape[0]) for p in self.observers]
         return Chorus(plan, denoisers, self._voice_weights, self._shifts, lengths, self._counted, notes)
 
@@ -85,7 +85,7 @@ class ComposedPolicy(Composition):
             return chunks
         if self.energetic:
             return self._descend(ctx, latent, tape)[0]
-        return self._denoise(ctx, latent, tape, None)
+        return self._denoise(self.denoiser(ctx), ctx, latent, tape)
 
     def _decode_with_info(self, ctx: Contexts, latent: Tensor, tape: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         if self.alone is not None:
@@ -93,17 +93,19 @@ class ComposedPolicy(Composition):
             return told
         if self.energetic:
             return self._descend(ctx, latent, tape)
-        notes: list[Tensor] = []
-        chunks = self._denoise(ctx, latent, tape, notes)
-        if not notes:
-            return chunks, {}
-        info = {"disagreement": torch.stack(notes).mean(0)}
-        return chunks, info | {f"disagreement_step_{i:02d}": note for i, note in enumerate(notes)}
-
-    def _denoise(self, ctx: Contexts, latent: Tensor, tape: Tensor | None, notes: list[Tensor] | None) -> Tensor:
         chorus = self.denoiser(ctx)
         assert isinstance(chorus, Chorus)
-        chorus.notes = notes
+        chorus.notes = []
+        chunks = self._denoise(chorus, ctx, latent, tape)
+        if not chorus.notes:
+            return chunks, {}
+        apart = chorus.apart(chorus.notes)
+        return chunks, {"disagreement": apart.mean(0)} | {
+            f"disagreement_step_{i:02d}": note for i, note in enumerate(apart)
+        }
+
+    def _denoise(self, chorus: Denoiser, ctx: Contexts, latent: Tensor, tape: Tensor | None) -> Tensor:
+        assert isinstance(chorus, Chorus)
         z, sampler = latent * self.path.prior_std, self.sampler
         if self.operator in SUPERPOSED:
             x = superpose(chorus, self.times, z, self.operator, sampler.clip, tape)
