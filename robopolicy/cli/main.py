@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "report": ("robopolicy.cli.report", "write one self-contained HTML page for a run"),
     "export": ("robopolicy.cli.export", "write a checkpoint as a policy folder of RoboTwin or XPolicyLab"),
     "bench": ("robopolicy.cli.bench", "side-by-side speed figures against LeRobot"),
-    "twin": ("robopolicy.cli.twin", "a simulated Franka behind the rosbridge protocol, with its controller and its faults"),
+    "twin": ("robopolicy.cli.twin", "a simulated Franka behind the rosbridge protocol, with controller and faults"),
     "bridge": ("robopolicy.cli.bridge", "a rosbridge gateway to ROS 1, ROS 2 or an in-process graph"),
     "doctor": ("robopolicy.cli.doctor", "check this machine: packages, rendering, video; says how to mend"),
 }

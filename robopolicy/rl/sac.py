@@ -69,7 +69,7 @@ class Temperature(nn.Module):
         return self.log.detach().exp() if self.fixed is None else self.log.new_tensor(self.fixed)
 
     def loss(self, log_prob: Tensor) -> Tensor:
-        """``-log(alpha) (log pi + H)`` averaged over ``log_prob`` ``(B,)``: entropy above ``H`` lowers the temperature."""
+        """``-log(alpha) (log pi + H)`` averaged over ``log_prob`` ``(B,)``; entropy above ``H`` lowers ``alpha``."""
         return -(self.log * (log_prob.detach() + self.target_entropy)).mean()
 
 

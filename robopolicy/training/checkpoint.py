@@ -193,7 +193,7 @@ def latest_checkpoint(run: str | Path, sweep: bool = False) -> Path | None:
 
 def readable_progress(run: str | Path) -> dict[Path, Progress]:
     """Counters of every finished checkpoint, newest first; damaged ones are left out with a warning."""
-    found = {}
+    found: dict[Path, Progress] = {}
     for path in checkpoints(run):
         try:
             found[path] = read_progress(path)

@@ -171,5 +171,5 @@ def test_error_row_densities_and_missing_actions():
         PolicyLearner(tiny_critic())
     learner, batch, noise = make()
     del batch[NEXT + POLICY_ACTION]
-    with pytest.raises(PolicyInterfaceError, match="next.policy_action"):
+    with pytest.raises(PolicyInterfaceError, match=r"next\.policy_action"):
         learner(batch, noise)

@@ -128,7 +128,8 @@ def test_p7_distillation_moves_the_mean_to_that_of_the_optimised_actions_and_con
     outside = optimiser(policy, near(3.0), ascent=settings, keep=1, max_jump=None)
     for step in range(12):
         policy.mean = float(outside(None_ctx(400), candidates(policy, 400, 1, step)).chunks[:, :, outside.part].mean())
-    assert policy.mean == pytest.approx(1.0, abs=1e-6)  # the box
+    # The box, but for what the policy itself draws beyond it (std 0.05): a start is never left for a worse point.
+    assert policy.mean == pytest.approx(1.0, abs=0.02)
 
 
 def test_p8_the_data_action_takes_the_place_of_the_worst():
