@@ -22,7 +22,7 @@ from robopolicy.training.config import TrainConfig
 from robopolicy.training.config_load import load_config
 
 CONFIGS = resource("configs")
-OTHERS = ("suites", "critics")  # no policies
+OTHERS = ("suites", "critics", "finetune")  # no policies
 PRESETS = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in OTHERS)
 ROWS = 2
 

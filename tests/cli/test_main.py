@@ -27,7 +27,8 @@ def test_help_lists_every_verb_and_imports_no_torch(capsys):
 def test_help_names_every_task_and_head(capsys):
     assert main(["--help"]) == 0
     words = capsys.readouterr().out.replace(",", " ").replace(";", " ").split()
-    assert {*ENVS, *POLICIES} - {"point_reach"} <= set(words)  # that one is a toy for tests
+    shipped = {name for name in (*ENVS, *POLICIES) if ":" not in name}  # other tests register classes by their place
+    assert shipped - {"point_reach"} <= set(words)  # that one is a toy for tests
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -121,7 +121,7 @@ def test_configurations_are_frozen(preset):
         config.steps = 3
 
 
-OTHERS = ("suites", "critics")  # no trainings of policies
+OTHERS = ("suites", "critics", "finetune")  # no trainings of policies
 
 
 def test_every_shipped_preset_loads(repo_root):
