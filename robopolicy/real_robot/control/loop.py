@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from robopolicy.real_robot.control.plan import Merge, Plan, Waypoints
-from robopolicy.real_robot.control.states import MOVING, Event, Output, State, StateMachine
+from robopolicy.real_robot.control.states import ENGAGED, MOVING, Event, Output, State, StateMachine
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import Timeouts
 from robopolicy.real_robot.safety.filter import SafetyFilter
 from robopolicy.real_robot.safety.types import Emitted, Link, Measured, SafetyFlag, Setpoint
-from robopolicy.real_robot.safety.validity import STRIKE_WINDOW, Strikes
+from robopolicy.real_robot.safety.validity import STRIKE_WINDOW, Strikes, checked_sample
 
 TELEOP_AGE = 0.10  # s after which a human's last wish no longer counts
 
@@ -86,6 +86,7 @@ class ControlLoop:
     _strikes: Strikes = field(default_factory=Strikes, init=False)
     _broken: str | None = field(default=None, init=False)
     _hungry: bool = field(default=False, init=False)
+    _standing: bool = field(default=False, init=False)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -156,26 +157,30 @@ class ControlLoop:
             # RUNNING to HUMAN goes on moving from the last emitted setpoint; every other leave stops.
             if state is not State.HUMAN:
                 self.filter.hold(self.machine.why, now)
-        if state is State.ARMED:
-            self._stand(measured, now)
-        elif state is State.RUNNING:
+        # Arming and starting may both lie between two ticks: a run never begins where some earlier one ended.
+        if state in ENGAGED and (state is State.ARMED or before not in ENGAGED):
+            self._standing = self._stand(measured, now)
+        if not self._standing:
+            return
+        if state is State.RUNNING:
             self.filter.go(now, self.machine.ramp)
             assert self.filter.pose is not None
             self.plan.start(self.filter.pose, now, epoch)
         elif state is State.HUMAN:
             self.filter.go(now, self.machine.ramp)
 
-    def _stand(self, measured: Measured, now: float) -> None:
-        pose = Pose(measured.position, measured.quaternion)
-        size = float(np.linalg.norm(pose.quaternion))
-        if not pose.finite() or not 0.95 <= size <= 1.05 or now - measured.at > self.timeouts.state_soft:
+    def _stand(self, measured: Measured, now: float) -> bool:
+        """Stand where the arm is; false, and a fault follows, if that is not known."""
+        sample = checked_sample(measured)
+        if sample is None or not abs(now - sample.at) <= self.timeouts.state_soft:
             self._broken = "there is no fresh, finite measured pose to stand at; look at the state topic"
-            return
-        self.filter.stand(Pose(pose.position, pose.quaternion / size), "armed")
+            return False
+        self.filter.stand(Pose(np.array(sample.position), np.array(sample.quaternion)), "armed")
+        return True
 
     def _merge(self, now: float) -> Merge | None:
         chunk, self._mail = self._mail, None
-        if chunk is None or self.machine.state is not State.RUNNING:
+        if chunk is None or self._broken is not None or self.machine.state is not State.RUNNING:
             return None
         merge = self.plan.merge(chunk, now)
         self.counters.over_budget += merge.over_budget
@@ -191,7 +196,8 @@ class ControlLoop:
         return merge
 
     def _filtered(self, now: float, dt: float, inputs: Inputs) -> Emitted | None:
-        if self.filter.pose is None or self.machine.state in (State.OFF, State.LINKED, State.READY):
+        # Where the arm could not be found, the place of an earlier run is no target.
+        if not self._standing or self.machine.state in (State.OFF, State.LINKED, State.READY):
             return None
         link = Link(self.machine.epoch, inputs.loopback_at, inputs.operator_at)
         return self.filter.step(self._wish(now, inputs), inputs.measured, dt, now, link)

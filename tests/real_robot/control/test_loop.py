@@ -85,6 +85,65 @@ def test_arming_without_a_believable_pose_is_a_fault():
     assert rig.machine.state is State.FAULT
 
 
+def led_away(rig):
+    """Back in READY after a run, the arm then led 24 cm away by hand."""
+    rig.tick(60)
+    rig.tick(mode=4)
+    rig.machine.recover("Ada", rig.now)
+    rig.tick(2)
+    rig.tick(3, mode=3)
+    rig.arm = FirstOrderArm(Pose(START.position + np.array((0.0, 0.24, 0.0)), DOWN), 0.3)
+    rig.tick(3, mode=3)
+    rig.tick(2)
+    assert rig.machine.state is State.READY
+    rig.machine.ask_to_arm("Ada", rig.now)
+    rig.machine.confirm_arming("Ada", rig.now)
+
+
+@pytest.mark.parametrize("broken", [{"position": np.full(3, math.nan)}, {"at": math.nan}, {"at": 0.0}], ids=str)
+def test_arming_without_a_believable_pose_does_not_publish_that_of_an_earlier_run(broken):
+    rig = Rig()
+    led_away(rig)
+    m = replace(rig.arm.measured(rig.now + TICK), **broken)
+    r = rig.tick(measured=m)
+    assert r.state is State.FAULT
+    assert r.publish is None
+    assert rig.tick(5).publish is None
+
+
+@pytest.mark.parametrize("steps", [(), ("start",), ("start", "intervene"), ("start", "pause"), ("pause",)], ids=str)
+def test_armed_and_started_between_two_ticks_it_begins_where_the_arm_is(steps):
+    for rig in (Rig(), Rig(start=False)):
+        led_away(rig)
+        for step in steps:
+            getattr(rig.machine, step)(rig.now)
+        here = rig.arm.measured(rig.now + TICK).position
+        r = rig.tick()
+        assert np.linalg.norm(r.publish.position - here) < 1e-9
+        assert SafetyFlag.DRAGGED not in r.flags
+
+
+def test_armed_and_started_before_the_first_tick_after_it():
+    loop = ControlLoop(SafetyFilter(LIMITS).without("joints"), Plan(LIMITS), StateMachine(Timeouts()))
+    arm = FirstOrderArm(START)
+    for k in range(3):
+        loop.tick(0.01 * k, Inputs(arm.measured(0.01 * k), Health()))
+    loop.machine.ask_to_arm("Ada", 0.02)
+    loop.machine.confirm_arming("Ada", 0.02)
+    loop.machine.start(0.02)
+    record = loop.tick(0.03, Inputs(arm.measured(0.03), Health()))
+    assert record.state is State.RUNNING
+    assert np.array_equal(record.publish.position, START.position)
+
+
+def test_a_chunk_that_waits_while_the_arm_cannot_be_found_is_dropped():
+    rig = Rig(start=False)
+    led_away(rig)
+    rig.machine.start(rig.now)
+    assert rig.loop.submit(rig.chunk())
+    assert rig.tick(measured=replace(rig.arm.measured(rig.now), q=np.full(7, math.nan))).state is State.FAULT
+
+
 def test_a_run_follows_its_chunks_and_comes_to_rest_at_the_end_without_overshoot():
     rig = Rig()
     assert rig.loop.submit(rig.chunk(n=5))
