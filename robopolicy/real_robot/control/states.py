@@ -112,6 +112,7 @@ class StateMachine:
 
     def _look(self, now: float, h: Health) -> None:
         if h.link and h.mode == STOPPED and self.state is not State.OFF:
+            self._recovering = None  # asked for before the stop was pressed: that is no release of it
             if self.state is not State.ESTOP:
                 self._to(State.ESTOP, now, "the robot's stop is pressed")
             return

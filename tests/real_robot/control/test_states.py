@@ -168,6 +168,21 @@ def test_F26_the_stop_is_latched_and_nothing_is_published(state):
     assert rig.tick() is State.READY
 
 
+@pytest.mark.parametrize("first", [{"mode": 4}, {"mode": 5}], ids=["reflex", "stop"])
+def test_F26_a_stop_pressed_during_a_recovery_is_not_left_by_that_recovery(first):
+    rig = Rig()
+    rig.tick(**first)
+    rig.tick(mode=4)
+    rig.m.recover("Ada", rig.now)
+    assert rig.tick(mode=5) is State.ESTOP
+    for _ in range(100):
+        rig.tick(mode=5)
+    for _ in range(100):
+        assert rig.tick() is State.ESTOP
+    rig.m.recover("Ada", rig.now)
+    assert rig.tick() is State.READY
+
+
 def test_F28_a_recovery_without_effect_stays_a_fault_after_5_s():
     rig = Rig()
     rig.tick(mode=4)
