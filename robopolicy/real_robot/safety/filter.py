@@ -62,7 +62,7 @@ class SafetyFilter:
         self._body: Body | None = None
         self._sample: Sample | None = None
         self._why, self._ramp = "not started", (-math.inf, 1.0)
-        self._far = self._dragged = 0
+        self._far, self._dragged, self._ahead = 0, 0, 0.0  # the last: s by which steps ran ahead of the clock
         self._strikes = Strikes()
         self._width: float | None = None
         self._last: Emitted | None = None
@@ -130,8 +130,11 @@ class SafetyFilter:
         so that a late tick is not caught up.  ``now``: local monotonic seconds.
         """
         self._hear(measured, now)
-        if self._last is not None and dt < gate.EARLY * self.timeouts.tick and "gate" in self._stages:
+        tick = self.timeouts.tick
+        self._ahead = min(max(0.0, self._ahead - dt), 2 * tick)
+        if self._last is not None and (dt < gate.EARLY * tick or self._ahead > tick) and "gate" in self._stages:
             return self._emit_again()
+        self._ahead += tick
         flags, fault, wish, scale = SafetyFlag.NONE, False, None, 1.0
         if self.going:
             wish, flags, fault = self._judged(setpoint, dt, now, link)

@@ -22,7 +22,7 @@ class SafetyFlag(IntFlag):
     NOT_FINITE = 1 << 0  # refused: NaN, infinity, wrong shape, or no unit quaternion
     STALE_STATE = 1 << 1  # slowing down: the measured state is old or was no number
     LATE_TICK = 1 << 2  # the tick came late; it moves the setpoint by one tick's worth all the same
-    EARLY_TICK = 1 << 3  # the tick came within half a period of the last; the last pose was repeated
+    EARLY_TICK = 1 << 3  # within half a period of the last tick, or ticks come too fast; the last pose was repeated
     JUMP = 1 << 4  # the policy's action was too far from the one before
     WORKSPACE = 1 << 5  # the target was projected onto the workspace
     SPEED = 1 << 6  # the target was further away than one tick may go

@@ -175,6 +175,25 @@ def test_F24_an_early_tick_repeats_the_last_pose():
     assert np.array_equal(early.pose.position, rig.seen[-2].position)
 
 
+@pytest.mark.parametrize("dt", [0.0051, 0.006, 0.008, 0.0095])
+def test_F12_F24_a_loop_that_runs_too_fast_does_not_make_the_tool_faster(dt):
+    rig = Rig(lag=0.1)
+    for _ in range(round(1.5 / dt)):
+        e = rig.tick(Setpoint(np.array((0.72, 0, 0.3)), DOWN, left=np.inf), dt=dt)
+        assert e.hold is None
+    x = rig.positions()[:, 0]
+    n = round(0.5 / dt)
+    assert np.max(x[n:] - x[:-n]) <= LIMITS.speed * (n * dt + 2 * TICK)
+
+
+def test_F24_jitter_about_the_grid_repeats_nothing():
+    rng, rig = np.random.default_rng(0), Rig()
+    times = np.cumsum(np.full(500, TICK)) + rng.uniform(0, 0.004, 500)
+    for dt in np.diff(times):
+        e = rig.tick(Setpoint(np.array((0.6, 0, 0.3)), DOWN), dt=float(dt))
+        assert SafetyFlag.EARLY_TICK not in e.flags
+
+
 def test_F41_a_setpoint_of_an_old_epoch_moves_nothing():
     rig = Rig()
     for _ in range(50):
