@@ -80,7 +80,7 @@ class SafetyFilter:
     def stand(self, pose: Pose, why: str = "standing") -> None:
         """Stand still at ``pose``, which must be finite; the reason ``why`` is what ``step`` reports."""
         self._body = Body(vector(pose.position), quaternion(pose.quaternion))
-        self._why, self._last = why, None
+        self._why, self._last, self._width = why, None, None
 
     def go(self, now: float, ramp: float = 1.0) -> None:
         """Follow setpoints from where it is, moving or not: the speed limits rise from 20 % over ``ramp`` seconds.

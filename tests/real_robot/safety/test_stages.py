@@ -438,6 +438,18 @@ def test_F31_the_gripper_is_clamped_and_flagged(asked, given):
     assert (SafetyFlag.GRIPPER in e.flags) == (asked != given)
 
 
+def test_the_gripper_of_an_earlier_run_is_forgotten_when_it_stands_anew_and_kept_over_a_hold():
+    rig = Rig()
+    assert rig.to(START.position, gripper=0.0).gripper == 0.0
+    rig.filter.hold("test", rig.now)
+    rig.filter.go(rig.now)
+    assert rig.to(START.position).gripper == 0.0
+    rig.filter.stand(START)
+    rig.filter.go(rig.now)
+    assert rig.to(START.position).gripper is None
+    assert rig.to(START.position, gripper=0.04).gripper == 0.04
+
+
 # -- mutation: every stage is needed -----------------------------------------------------------------------------------
 
 
