@@ -130,7 +130,9 @@ class RosbridgeClient(ClientCore):
         """
         if topic not in self._adverts:
             raise FrameRefused(f"publish on {topic}: advertise it first")
-        link = self._link
+        # Taken before anything is checked: however long this thread is held up below, the message does not get older
+        # than its deadline, which is shorter than any reconnection.
+        link, now = self._link, self.clock.now()
         if link is None or self.state is not LinkState.UP or epoch not in (None, self.epoch):
             self.counters["dropped"] += 1
             if drop:
@@ -141,7 +143,6 @@ class RosbridgeClient(ClientCore):
         text = encode_json({"op": "publish", "topic": topic, "msg": checked})
         if len(text) > CLIENT_OUTBOUND_LIMIT:
             raise FrameRefused(f"publish on {topic}: {len(text)} bytes, the limit is {CLIENT_OUTBOUND_LIMIT}")
-        now = self.clock.now()
         if (loopback := self.loopbacks.get(topic)) is not None and (key := stamp_key(checked)) is not None:
             loopback.sent(key, now)
         link.out.message(topic, text, now + self.config.send_deadline)

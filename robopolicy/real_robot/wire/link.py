@@ -175,6 +175,8 @@ class Link:
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self._drop = asyncio.get_running_loop().create_future()
+        # What a thread queued after the loss, having seen the link up before it, is too late.
+        self.out.clear()
         tasks: list[asyncio.Future[Any]] = [
             asyncio.create_task(self._ended(f, ws)) for f in (self._read, self._send, self._ping, self._watch)
         ]

@@ -20,7 +20,7 @@ from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.inbox import Inbox
 from robopolicy.real_robot.wire.link import Link
 from robopolicy.real_robot.wire.loopback import Loopback
-from robopolicy.real_robot.wire.messages import stamp_key
+from robopolicy.real_robot.wire.messages import conform, stamp_key
 from robopolicy.real_robot.wire.outgoing import Outgoing
 from robopolicy.real_robot.wire.protocol import Reassembler, split
 from robopolicy.real_robot.wire.slot import Slot
@@ -64,6 +64,39 @@ def test_F01_a_dropped_link_queues_nothing_and_needs_arming_again(wire, until, p
     client.publish(TARGET, fresh, epoch=client.epoch)
     assert until(lambda: len(arrived) > 1)
     assert [k for k, _ in arrived[1:]] == [stamp_key(fresh)]
+
+
+def test_F01_a_thread_held_up_in_publish_over_a_reconnection_sends_nothing_old(pose, monkeypatch):
+    from robopolicy.real_robot.wire import client as module
+
+    clock = VirtualClock()
+    client = module.RosbridgeClient(ClientConfig(), clock)
+    client._adverts[TARGET], client._flavour = (POSE, False), "ros1"
+    client.state, client.epoch, client._link = LinkState.UP, 1, Link(client)
+
+    def slow(*args):
+        clock.advance(0.3)  # a pause of the interpreter, over which the link was lost and made anew
+        client._link.out.clear()
+        client.epoch = 2
+        return conform(*args)
+
+    monkeypatch.setattr(module, "conform", slow)
+    client.publish(TARGET, pose(), epoch=1)
+    assert client._link.out.pop(clock.now()) is None
+
+
+def test_F01_a_command_that_was_on_its_way_when_the_link_was_lost_is_not_carried_out_after_it(wire):
+    gateway, done = wire.gateway(), []
+    wire.bus.serve("/act", "std_srvs/Trigger", lambda r: done.append(1) or {"success": True, "message": ""})
+    client = wire.client(gateway.url)
+    gateway.drop_clients()
+    assert client.wait_down(20)
+    # A thread that saw the link up before it was lost, and goes on now.
+    client._control({"op": "call_service", "id": "late", "service": "/act", "args": {}})
+    assert client.wait_up(20, after_epoch=1)
+    for _ in range(3):
+        client.call_service("/rosapi/nodes", "rosapi/Nodes")
+    assert done == []
 
 
 def test_F02_a_frozen_server_is_noticed_by_its_pings(wire):
