@@ -78,7 +78,8 @@ class Link:
     def drop(self, why: str) -> None:
         """Cut the connection now (any thread); a new one is made."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._drop_now, why)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._drop_now, why)
 
     def _drop_now(self, why: str) -> None:
         if self._drop is not None and not self._drop.done():
@@ -243,9 +244,10 @@ class Link:
     async def _ping(self, ws: ClientConnection) -> str:
         c = self.owner.config
         while True:
-            pong = await ws.ping()
             try:
-                self.rtt = await asyncio.wait_for(pong, c.ping_timeout)
+                # To hand a ping over may block as well: the socket of a frozen server is full.
+                async with asyncio.timeout(c.ping_timeout):
+                    self.rtt = await (await ws.ping())
             except TimeoutError:
                 return f"no answer to a ping within {c.ping_timeout} s"
             await asyncio.sleep(c.ping_interval)

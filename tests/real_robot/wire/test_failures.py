@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -110,6 +111,27 @@ def test_F02_a_frozen_server_is_noticed_by_its_pings(wire):
         assert "no answer to a ping within 0.25 s" in [e for e in client.events if e.kind == "down"][-1].reason
     finally:
         frozen.set()
+
+
+def test_F02_a_ping_that_a_full_socket_does_not_take_counts_as_unanswered():
+    class Owner:
+        config = ClientConfig(ping_timeout=0.02)
+
+    class Stuck:
+        async def ping(self):
+            await asyncio.Event().wait()
+
+    async def ping():
+        return await asyncio.wait_for(Link(Owner())._ping(Stuck()), 20)
+
+    assert "no answer to a ping within 0.02 s" in asyncio.run(ping())
+
+
+def test_dropping_a_link_that_is_closed_already_is_nothing(wire):
+    client = wire.client(wire.gateway().url)
+    client.close()
+    client.drop_link("on suspicion")
+    assert client.state is LinkState.CLOSED
 
 
 def test_F02_the_ping_figures_add_up_to_the_bound_of_the_row():
