@@ -107,14 +107,14 @@ class ClientCore:
 
     def link_up(self) -> None:
         """See ``link.Owner``."""
-        for loopback in self.loopbacks.values():
+        for loopback in list(self.loopbacks.values()):
             loopback.reset()
         with self._changed:
             self.epoch += 1
             self.inbox.epoch = self.epoch
-            for topic in self._adverts:
+            for topic in list(self._adverts):
                 self._control(self._advert(topic))
-            for wish in self._wishes.values():
+            for wish in list(self._wishes.values()):
                 self._control(wish | {"type": spelled(wish["type"], self.flavour)})
             self.state, self.reason = LinkState.UP, ""
             self._changed.notify_all()
@@ -134,7 +134,7 @@ class ClientCore:
         """See ``link.Owner``."""
         if self.inbox.bad_burst(now):
             self._tell_once("bad_frames", f"unreadable frames: {self.inbox.last_error}")
-        for topic, loopback in self.loopbacks.items():
+        for topic, loopback in list(self.loopbacks.items()):  # other threads add to it
             age = loopback.age(now)
             if age > self.config.loopback_hard:
                 return f"commands on {topic} do not arrive: the oldest is unconfirmed for {age:.2f} s"

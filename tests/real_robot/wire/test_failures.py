@@ -15,7 +15,7 @@ import pytest
 from robopolicy.core.errors import ConfigError, FrameRefused, InvalidMessage, LinkDown, ServiceFailed
 from robopolicy.real_robot.clock import VirtualClock
 from robopolicy.real_robot.wire.bus import Bus
-from robopolicy.real_robot.wire.client import LinkState
+from robopolicy.real_robot.wire.client import LinkState, RosbridgeClient
 from robopolicy.real_robot.wire.client_config import ClientConfig, check_resolved, check_url, warnings_of
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.inbox import Inbox
@@ -235,6 +235,18 @@ def test_F05_the_loopback_reaches_its_hard_limit_within_the_row():
     assert loopback.foreign == 0
     loopback.seen((1000, 0), 1.0)
     assert loopback.foreign == 1
+
+
+def test_a_loopback_watched_while_the_link_looks_does_not_end_the_link():
+    client = RosbridgeClient()
+
+    class Meanwhile(Loopback):
+        def age(self, now):
+            client.loopbacks["/second"] = Loopback()  # as another thread's watch_loopback does
+            return super().age(now)
+
+    client.loopbacks["/first"] = Meanwhile()
+    assert client.look(0.0) is None
 
 
 def test_F06_unreadable_frames_are_counted_and_a_burst_is_told():
