@@ -60,9 +60,10 @@ def fault_of(h: Health) -> str | None:
 
 def hold_of(h: Health, t: Timeouts) -> str | None:
     """Why the arm must hold, or ``None``; the longest-known watchdogs first, so that a message names a cause."""
-    if h.state_age > t.state_hard:
+    # Written so that an age that is no number is too old.
+    if not h.state_age <= t.state_hard:
         return f"robot state {h.state_age:.2f} s old, limit {t.state_hard:g} s"
-    if h.state_rate < STATE_RATE_HOLD:
+    if not h.state_rate >= STATE_RATE_HOLD:
         return f"robot state at {h.state_rate:.1f} Hz, least {STATE_RATE_HOLD:g} Hz"
     ages = (
         (h.loopback_age, t.loopback_hard, "our commands were not seen to arrive for"),
@@ -70,9 +71,9 @@ def hold_of(h: Health, t: Timeouts) -> str | None:
         (h.operator_age, t.dead_man, "operator's dead-man not heard for"),
     )
     for age, limit, what in ages:
-        if age is not None and age > limit:
+        if age is not None and not age <= limit:
             return f"{what} {age:.2f} s, limit {limit:g} s"
-    if h.late > t.tick_hold:
+    if not h.late <= t.tick_hold:
         return f"control tick {1e3 * h.late:.0f} ms late, limit {1e3 * t.tick_hold:.0f} ms"
     if h.clock is not None:
         return h.clock

@@ -46,11 +46,12 @@ def judge(link: Link, epoch: int | None, state_at: float, dt: float, now: float,
     slow = age > t.state_soft
     if slow:
         flags |= SafetyFlag.STALE_STATE
-    if link.operator_at is not None and now - link.operator_at > t.dead_man:
+    # Written so that a time that is no number is too long ago.
+    if link.operator_at is not None and not now - link.operator_at <= t.dead_man:
         return Verdict(f"dead-man not heard for {now - link.operator_at:.2f} s", flags=flags)
     if link.loopback_at is not None:
         silent = now - link.loopback_at
-        if silent > t.loopback_hard:
+        if not silent <= t.loopback_hard:
             return Verdict(
                 f"our commands were not seen to arrive for {silent:.2f} s", flags=flags | SafetyFlag.LOOPBACK
             )

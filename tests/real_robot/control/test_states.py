@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -123,6 +124,11 @@ def test_F14_F17_F18_F20_F21_F24_F25_watchdogs_hold_at_their_limit(name):
         assert rig.tick() is State.HOLD  # never by itself
     rig.m.resume(rig.now)
     assert rig.m.state is State.RUNNING
+
+
+@pytest.mark.parametrize("name", ["state_age", "state_rate", "loopback_age", "camera_age", "operator_age", "late"])
+def test_a_watchdog_that_is_fed_no_number_holds(name):
+    assert Rig().tick(**{name: math.nan}) is State.HOLD
 
 
 FAULTS = {

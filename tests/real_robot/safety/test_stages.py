@@ -146,6 +146,11 @@ def test_F25_the_dead_man_holds_within_035_seconds():
     assert 0.30 < rig.now <= 0.35
 
 
+@pytest.mark.parametrize("heard", [{"operator_at": np.nan}, {"loopback_at": np.nan}], ids=str)
+def test_a_dead_man_or_a_loopback_heard_at_no_time_holds(heard):
+    assert Rig().tick(Setpoint(START.position, DOWN), link=Link(0, **heard)).hold is not None
+
+
 def test_the_loopback_warns_and_then_holds():
     rig = Rig()
     wish, flags = Setpoint(START.position, DOWN), []
