@@ -44,21 +44,25 @@ class Waypoints:
 
     def problem(self) -> str | None:
         """Why the whole chunk must be refused, or ``None``."""
-        n = len(self.stamps) if np.ndim(self.stamps) == 1 else 0
-        grip = self.gripper
+        try:
+            stamps, dt = np.asarray(self.stamps, np.float64), float(self.dt)
+            grip = None if self.gripper is None else np.asarray(self.gripper, np.float64)
+        except (TypeError, ValueError):
+            return "chunk: something in its stamps, dt or gripper widths is no number"
+        n = len(stamps) if stamps.ndim == 1 else 0
         if n == 0 or self.track.position.shape != (n, 3) or (grip is not None and np.shape(grip) != (n,)):
             return (
-                f"chunk: expected N >= 1 stamps, poses and gripper widths, got {np.shape(self.stamps)}, "
+                f"chunk: expected N >= 1 stamps, poses and gripper widths, got {stamps.shape}, "
                 f"{self.track.position.shape} and {np.shape(grip) if grip is not None else None}"
             )
-        if not sane(self.track) or not np.isfinite(self.stamps).all() or not (np.isfinite(self.dt) and self.dt > 0):
+        if not sane(self.track) or not np.isfinite(stamps).all() or not (np.isfinite(dt) and dt > 0):
             return f"chunk: a number in it is not finite or beyond {LARGEST:g}, or dt is not above zero"
         if grip is not None and not np.isfinite(grip).all():
             return "chunk: a gripper width is not finite"
         norms = np.linalg.norm(self.track.quaternion, axis=-1)
         if not ((norms >= NORM[0]) & (norms <= NORM[1])).all():
             return f"chunk: a quaternion has norm {norms[np.argmax(np.abs(norms - 1))]:.3f}, expected 1"
-        if (np.diff(self.stamps) <= 0).any():
+        if (np.diff(stamps) <= 0).any():
             return "chunk: its stamps do not rise"
         return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,25 @@ def test_F09_a_broken_chunk_is_refused_whole_and_the_plan_stays(where):
     assert merge.refused
     assert merge.taken == 0
     assert p.at(3.0).position[0] == pytest.approx(0.4575)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"stamps": [0.1, None, 0.3]},
+        {"stamps": None},
+        {"stamps": [0.1, [0.2], 0.3]},
+        {"gripper": [0.04, None, 0.04]},
+        {"gripper": ["open", "open", "shut"]},
+        {"dt": None},
+        {"dt": "0.1 s"},
+    ],
+    ids=str,
+)
+def test_F09_a_chunk_with_null_or_words_in_it_is_refused_without_an_exception(what):
+    p = plan()
+    assert p.merge(replace(chunk([0.455, 0.460, 0.465], 0.1), **what), 0.0).refused
+    assert p.at(1.0).position[0] == pytest.approx(0.45)
 
 
 def test_F41_chunks_of_an_older_epoch_are_ignored():
