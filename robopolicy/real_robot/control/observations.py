@@ -189,6 +189,10 @@ class Observer:
         for name, chosen in frames.items():
             if abs(chosen[-1].time - when) > self._t.skew:
                 return NoSnapshot(f"camera '{name}' is {1e3 * (chosen[-1].time - when):+.0f} ms off the others")
+        seen = {chosen[-1].time: name for name, chosen in frames.items()}
+        if seen and max(seen) - min(seen) > self._t.skew:
+            pair = f"'{seen[min(seen)]}' and '{seen[max(seen)]}'"
+            return NoSnapshot(f"cameras {pair} are {1e3 * (max(seen) - min(seen)):.0f} ms off each other")
         return self._assemble(when, instants, frames, ages)
 
     def _assemble(

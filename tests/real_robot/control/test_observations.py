@@ -75,6 +75,18 @@ def test_F15_a_late_camera_makes_the_set_unusable():
     assert "off the others" in none.why
 
 
+@pytest.mark.parametrize(("first", "last", "fine"), [(0.96, 1.005, True), (0.96, 1.03, False)])
+def test_F15_two_cameras_on_either_side_of_the_anchor_may_not_be_far_apart_either(first, last, fine):
+    o = Observer(("front", "left", "right"), Timeouts(), hand=False)
+    for k in range(110):
+        o.state(state(k / 100))
+    for camera, t in (("front", 0.99), ("left", first), ("right", last)):
+        o.frame(camera, Frame(t, camera.encode()))
+    s = o.snapshot(1.09, 1, 0.1)
+    assert isinstance(s, NoSnapshot) is not fine
+    assert fine or "'left' and 'right' are 70 ms off" in s.why
+
+
 def test_F10_broken_and_old_states_are_refused():
     o = rig()
     assert not o.state(state(2.0, x=np.nan))
