@@ -46,7 +46,10 @@ class Kinematics:
     def __post_init__(self) -> None:
         tool = np.array(self.tool, np.float64)
         rigid = tool.shape == (4, 4) and np.isfinite(tool).all() and np.allclose(tool[3], (0, 0, 0, 1))
-        if not rigid or not np.allclose(tool[:3, :3] @ tool[:3, :3].T, np.eye(3), atol=1e-6):
+        if rigid:  # a rotation, and no mirror image of one
+            turn = tool[:3, :3]
+            rigid = np.allclose(turn @ turn.T, np.eye(3), atol=1e-6) and np.linalg.det(turn) > 0
+        if not rigid:
             raise ConfigError(f"F_T_EE: expected a rigid transform (4, 4) in metres, got {tool.tolist()}")
         tool.flags.writeable = False
         object.__setattr__(self, "tool", tool)

@@ -101,3 +101,11 @@ def test_another_tool_moves_the_tcp_and_a_matrix_that_is_none_is_refused():
 def test_yaw_turns_joint_7():
     q = HOME + np.array((0, 0, 0, 0, 0, 0, 0.3))
     np.testing.assert_allclose(kin.forward(q).quaternion, downward(-0.3), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "tool", [np.diag((1.0, 1.0, -1.0, 1.0)), np.diag((1.1, 1.0, 1.0, 1.0)), np.full((4, 4), np.nan)]
+)
+def test_a_mirrored_stretched_or_broken_tool_is_refused(tool):
+    with pytest.raises(ConfigError, match="rigid transform"):
+        kin.Kinematics(tool)
