@@ -159,8 +159,8 @@ class FrankaArm:
             self.mode = Mode.REFLEX if self.errors else Mode.IDLE
 
     def guide(self, on: bool) -> None:
-        """Begin or end that somebody leads the arm by hand."""
-        if on:
+        """Begin or end that somebody leads the arm by hand; a pressed user stop keeps the brakes on."""
+        if on and not self.stop_pressed:
             self._stop(Mode.GUIDING)
         elif self.mode is Mode.GUIDING:
             self._stop(Mode.IDLE)
@@ -172,7 +172,8 @@ class FrankaArm:
         if self.stop_pressed:
             return "the user stop is pressed"
         if self.mode is not Mode.MOVE:
-            self.mode, self._recovering_until = Mode.RECOVERING, self.ticks + RECOVERY_TICKS
+            self._stop(Mode.RECOVERING)  # held where a hand has led it, not where it was caught before
+            self._recovering_until = self.ticks + RECOVERY_TICKS
         return ""
 
     @property

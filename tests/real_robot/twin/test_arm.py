@@ -219,3 +219,19 @@ def test_links_touch_the_table_but_not_each_other(twin):
     assert twin.scene.data.ncon == 0
     assert model.opt.timestep == 0.001
     assert model.actuator_biastype[model.actuator("joint1").id] == mujoco.mjtBias.mjBIAS_NONE.value
+
+
+def test_an_arm_recovered_while_a_hand_leads_it_is_held_where_it_was_led_to(twin):
+    twin.arm.guide(True)
+    twin.scene.data.qvel[1] = 1.0
+    twin.step(200)
+    led = twin.arm.q
+    assert np.abs(led - HOME).max() > 0.05
+    assert twin.arm.recover() == ""
+    twin.step(150)
+    assert twin.arm.mode is Mode.RECOVERING
+    assert np.abs(twin.arm.q - led).max() < 0.03
+    # and nobody leads an arm whose user stop is pressed
+    twin.arm.press_stop()
+    twin.arm.guide(True)
+    assert twin.arm.mode is Mode.USER_STOPPED
