@@ -21,10 +21,13 @@ class TwinCameras:
     halves the picture.
     """
 
-    def __init__(self, cameras: Cameras, names: Sequence[str], size: tuple[int, int], quality: int) -> None:
+    def __init__(
+        self, cameras: Cameras, names: Sequence[str], size: tuple[int, int], quality: int, seed: int = 0
+    ) -> None:
         for name in names:
             cameras.index(name)
         self._cameras, self.names, self._size, self._quality = cameras, tuple(names), size, quality
+        self._random = np.random.default_rng(seed)
         self.faults: dict[str, str] = {}
         self._last: dict[str, tuple[str, bytes]] = {}
 
@@ -39,7 +42,7 @@ class TwinCameras:
             return None
         if fault == "freeze" and name in self._last:
             return self._last[name]
-        rgb = np.zeros((*self._size, 3), np.uint8) if fault == "blank" else self.picture(name)
+        rgb = np.zeros((*self._size, 3), np.uint8) if fault == "blank" else self._sensed(self.picture(name))
         if fault == "size":
             rgb = rgb[::2, ::2]
         made = ("png", self._encode(".png", rgb)) if fault == "encoding" else ("jpeg", self._encode(".jpg", rgb))
@@ -47,6 +50,11 @@ class TwinCameras:
             made = (made[0], made[1][: len(made[1]) // 2])
         self._last[name] = made
         return made
+
+    def _sensed(self, rgb: np.ndarray) -> np.ndarray:
+        """With a sensor's noise of a grey level: a driver takes equal bytes in a row for a camera that has frozen."""
+        noise = self._random.integers(-1, 2, rgb.shape, np.int8)
+        return np.clip(rgb.astype(np.int16) + noise, 0, 255).astype(np.uint8)
 
     def _encode(self, kind: str, rgb: np.ndarray) -> bytes:
         import cv2

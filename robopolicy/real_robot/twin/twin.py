@@ -57,7 +57,9 @@ class Twin:
         self.arm = FrankaArm(model, data, ImpedanceGains.preset(self.config.controller))
         self.hand = Hand(model, data)
         config_ = self.config
-        self.cameras = TwinCameras(self.scene.cameras, config_.cameras, config_.image_size, config_.jpeg_quality)
+        self.cameras = TwinCameras(
+            self.scene.cameras, config_.cameras, config_.image_size, config_.jpeg_quality, config_.seed
+        )
         self.schedule = Schedule()
         self.faults = FaultPort(self)
         self.lock = threading.RLock()

@@ -312,3 +312,24 @@ def test_a_bus_of_the_other_flavour_and_a_second_bus_are_refused(rig):
     with pytest.raises(ConfigError, match="on a bus already"):
         rig.twin.bind(rig.bus)
     other.close()
+
+
+@pytest.mark.render
+def test_F14_a_camera_before_a_scene_at_rest_is_not_taken_for_a_frozen_one():
+    from robopolicy.real_robot.control.observations import Frame, Observer
+    from robopolicy.real_robot.limits import Timeouts
+
+    twins = [Twin(TwinConfig(lock_step=True, cameras=("front",))) for _ in range(2)]
+    seen = Observer(("front",), Timeouts(), hand=False)
+    for k in range(12):
+        data = {twin.cameras.compressed("front")[1] for twin in twins}
+        assert len(data) == 1  # a run is a function of its seed, noise and all
+        seen.frame("front", Frame(0.1 * k, data.pop()))
+    assert seen.camera_age(1.1) == pytest.approx(0)
+    for twin in twins:
+        twin.cameras.faults["front"] = "freeze"
+    for k in range(12, 24):
+        seen.frame("front", Frame(0.1 * k, twins[0].cameras.compressed("front")[1]))
+    assert seen.camera_age(2.3) > 1
+    for twin in twins:
+        twin.close()
