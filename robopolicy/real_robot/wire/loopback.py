@@ -16,13 +16,15 @@ REMEMBERED = 512  # stamps of ours kept to tell them from a stranger's
 class Loopback:
     """Commands sent and seen again, by their stamp (seconds, nanoseconds), which must differ from one to the next.
 
-    ``foreign`` counts messages on the command topic that we did not send: somebody else moves the robot.
+    ``foreign`` counts messages on the command topic that we did not send: somebody else moves the robot.  The very
+    first message of a subscription does not count: ROS 2 hands out an old one, of whoever commanded before us.
     """
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[Key, float] = OrderedDict()
         self._ours: OrderedDict[Key, float] = OrderedDict()
         self._lock = threading.Lock()
+        self._first = True
         self.sent_count = self.seen_count = self.foreign = 0
         self.last_delay: float | None = None
 
@@ -38,8 +40,9 @@ class Loopback:
     def seen(self, key: Key | None, now: float) -> None:
         """A message came back; it confirms itself and everything sent before it (newest wins on the way)."""
         with self._lock:
+            first, self._first = self._first, False
             if key is None or key not in self._ours:
-                self.foreign += 1
+                self.foreign += not first
                 return
             self.seen_count += 1
             if key in self._waiting:
@@ -56,3 +59,4 @@ class Loopback:
         """Forget what waits: a new connection owes nothing for the old one."""
         with self._lock:
             self._waiting.clear()
+            self._first = True

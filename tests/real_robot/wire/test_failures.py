@@ -373,6 +373,26 @@ def test_F32_a_second_publisher_is_seen(wire, until, pose):
     assert len(client.publishers(TARGET)) == 2
 
 
+def test_F32_the_last_command_of_an_earlier_session_is_no_second_publisher(wire, until, pose):
+    gateway = wire.gateway("ros2", quirks="rosbridge2")
+    heard = []
+    wire.bus.subscribe(TARGET, POSE, heard.append, "/controller")
+    earlier = commanding(wire, gateway.url)
+    earlier.publish(TARGET, pose("ros2"))
+    assert until(lambda: heard)
+    earlier.close()
+    client = wire.client(gateway.url)
+    loopback = client.watch_loopback(TARGET, POSE)
+    slot = client.inbox.slots[TARGET]
+    assert until(lambda: slot.received == 1)  # B17
+    client.call_service("/rosapi/get_time", "rosapi/GetTime")
+    assert loopback.foreign == 0
+    assert not any(e.kind == "foreign_command" for e in client.events)
+    stranger = commanding(wire, gateway.url)
+    stranger.publish(TARGET, pose("ros2"))
+    assert until(lambda: loopback.foreign == 1)
+
+
 def test_F32_the_strict_gateway_refuses_the_second_writer(wire, until, pose):
     gateway = wire.gateway()
     first, second = commanding(wire, gateway.url), wire.client(gateway.url)
