@@ -160,7 +160,7 @@ class DSRLImprover(Improver):
         """Let the actor choose within ``[-bound, bound]`` from now on (a curriculum grows it to ``self.bound``)."""
         if bound > self.config.bound:
             raise ConfigError(f"bound {bound:g} is beyond dsrl.bound={self.config.bound:g}; raise that")
-        self.actor.set_bound(bound)
+        self._set_bound(bound)
 
     # ------------------------------------------------------------------------------------------------------ learning
 
@@ -270,12 +270,16 @@ class DSRLImprover(Improver):
                 f"dsrl: expected the counters {', '.join(COUNTERS)}, got {', '.join(map(str, state))}"
             )
         self._transitions, self._updates = int(state["transitions"]), int(state["updates"])
-        self.actor.set_bound(float(state["bound"]))
+        self._set_bound(float(state["bound"]))
         self._forget()
         if isinstance(self.learner, AliasedSAC):
             self.learner.updates = self._updates
-            if self.learner.lagging is not None:
-                self.learner.lagging.bound.fill_(self.actor.bound)
+
+    def _set_bound(self, bound: float) -> None:
+        """Of the actor and of its copy in the targets: a checkpoint knows one bound."""
+        self.actor.set_bound(bound)
+        if isinstance(self.learner, AliasedSAC) and self.learner.lagging is not None:
+            self.learner.lagging.bound.fill_(bound)
 
     def save(self, directory: Path, base: str) -> Path:
         """Write the noise actor and a nesting of type ``steered``; returns the nesting's path."""

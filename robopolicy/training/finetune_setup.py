@@ -14,14 +14,14 @@ from torch import nn
 
 from robopolicy.core.configs import dump_config
 from robopolicy.core.errors import CheckpointError, ConfigError, PolicyInterfaceError
-from robopolicy.core.improver import IMPROVERS, Beginning, Improver, ReplayLayout
+from robopolicy.core.improver import IMPROVERS, Beginning, Improver
 from robopolicy.core.seeding import derive_seed
 from robopolicy.core.specs import FeatureStats, ObservationSpec, to_dict
-from robopolicy.rl.config import CriticConfig
 from robopolicy.rl.replay import LAYOUT, Replay
 from robopolicy.sim.pool import Description, EpisodePool
 from robopolicy.sim.registry import EnvConfig
 from robopolicy.training.checkpoint import latest_checkpoint
+from robopolicy.training.chunk_offline import offline_transitions
 from robopolicy.training.config import EnvironmentConfig
 from robopolicy.training.critic_data import CriticData, Transitions
 from robopolicy.training.finetune_config import CHANGEABLE, FinetuneConfig, finetune_config_from_dict
@@ -126,7 +126,7 @@ def _make(config: FinetuneConfig, base: Any, told: Description) -> tuple[Improve
     improver = IMPROVERS.get(config.type).make(config.method, beginning)
     transitions = None
     if data is not None:
-        transitions = offline_transitions(data, improver.layout)
+        transitions = offline_transitions(data, improver.layout, config.rewards)
         data.tell(transitions.table)
     return improver, transitions
 
@@ -206,20 +206,6 @@ def known_stats(base: nn.Module) -> dict[str, FeatureStats]:
             if isinstance(value, FeatureStats):
                 found.setdefault(key, value)
     return found
-
-
-def offline_transitions(data: CriticData, layout: ReplayLayout) -> Transitions:
-    """Transitions of the data in the form of the replay's."""
-    if missing := [f.key for f in layout.features if f.key not in data.observation_spec]:
-        raise ConfigError(
-            f"offline.paths: no '{missing[0]}' in {', '.join(data.config.paths)}, which the method reads; record it "
-            f"(robopolicy evaluate --record), or choose other observation keys"
-        )
-    form = CriticConfig(type="iql", n_obs_steps=layout.n_obs_steps, n_action_steps=layout.k, gamma=layout.gamma)
-    transitions = data.transitions(form, layout.observation_spec)
-    if transitions is None or not len(transitions):
-        raise ConfigError(f"offline.paths: no episode in {', '.join(data.config.paths)}")
-    return transitions
 
 
 def chosen_device(name: str) -> str:

@@ -181,6 +181,13 @@ class SteeredPolicy(Wrapper):
             "change the base policy's own sampler and train the actor again"
         )
 
+    def calibrate(self, observation_spec: ObservationSpec) -> None:
+        """As ``Wrapper.calibrate``, of the actor too, which may see depth by itself."""
+        super().calibrate(observation_spec)
+        if hasattr(self.actor, "calibrate"):
+            self.actor.calibrate(observation_spec)
+            self._readers = (self.actor.observation_spec,) if self.actor.observation_spec.features else ()
+
     def require(self, *caps: Cap, whom: str) -> None:
         """As ``GenerativePolicy.require``; who needs DECODE is told why there is none."""
         if Cap.DECODE in caps:

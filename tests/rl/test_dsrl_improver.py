@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from robopolicy.core.errors import (
     PolicyInterfaceError,
 )
 from robopolicy.core.improver import IMPROVERS, Beginning, Work
-from robopolicy.core.specs import ACTION, TASK, FeatureKind
+from robopolicy.core.specs import ACTION, DEPTH, TASK, FeatureKind, ObservationSpec
+from robopolicy.evaluation.checks import calibrated
 from robopolicy.evaluation.provenance import describe_nesting, policy_hash
 from robopolicy.policies.io import save_policy
 from robopolicy.resources import resource
@@ -30,11 +32,12 @@ from robopolicy.rl.dsrl import UPDATE, DSRLImprover, build
 from robopolicy.rl.dsrl_config import DSRLConfig
 from robopolicy.rl.noise_actor import load_noise_actor
 from robopolicy.testing.heads import tiny_head
-from robopolicy.testing.tiny import TINY_ENCODER, random_observation, tiny_policy, unit_stats
+from robopolicy.testing.tiny import TINY_ENCODER, random_observation, tiny_camera, tiny_policy, tiny_spec, unit_stats
 from robopolicy.wrappers.compose import ComposedPolicy
 
 SMALL = {"hidden": (16, 16), "batch_size": 12, "distill": 1.0, "encoder": TINY_ENCODER}
 KEYS = [(3, row, 2) for row in range(3)]
+FRONT = DEPTH + "front"
 
 
 def statistics(base) -> dict:
@@ -152,6 +155,21 @@ def test_both_variants_learn_on_every_head_and_leave_it_as_it_was(variant, head,
     assert np.isfinite(chunk.actions).all()
 
 
+def test_an_actor_that_sees_depth_takes_the_cameras_of_the_place_and_gives_them_back():
+    base = tiny_policy(observation_spec=tiny_spec(3, None, {"front": (8, 8)}))
+    made, other = improver(base, observation_keys=(FRONT,)), tiny_camera((8, 8), (0.5, 0.0, 2.0))
+    steered, rig = made.candidates()["steered"], made.actor.encoder.depth.rig
+    place = ObservationSpec(
+        tuple(replace(f, camera=other) if f.key == FRONT else f for f in base.observation_spec.features)
+    )
+    obs = {FRONT: torch.ones(1, 1, 8, 8)}
+    before = rig.xyz(FRONT, obs)
+    with calibrated(steered, place):
+        torch.testing.assert_close(rig.xyz(FRONT, obs)[:, 2], torch.ones(1, 8, 8))
+        assert steered.observation_spec[FRONT].camera == other
+    assert torch.equal(rig.xyz(FRONT, obs), before)
+
+
 def test_a_composition_is_improved():
     two = ComposedPolicy([tiny_policy(), tiny_policy(seed=1)], (0.3, 0.7))
     before = policy_hash(two)
@@ -229,6 +247,20 @@ def test_a_run_continues_bitwise_from_its_state(options):
     assert second.extra_state() == whole.extra_state()
     with pytest.raises(CheckpointError, match="counters"):
         second.load_extra_state({"steps": 3})
+
+
+def test_a_block_that_outlasts_a_round_of_the_curriculum_is_continued_bitwise():
+    """The bound grows between two rounds of one block; the second is learned by a run that was saved in between."""
+    whole, second = improver(refresh=50), improver(refresh=50)
+    whole.set_bound(0.5)
+    updates(whole, 0, 2)
+    whole.set_bound(1.5)
+    updates(whole, 2, 3)
+    second.modules().load_state_dict(whole.modules().state_dict())
+    for name, optimizer in whole.optimizers().items():
+        second.optimizers()[name].load_state_dict(optimizer.state_dict())
+    second.load_extra_state(json.loads(json.dumps(whole.extra_state())))
+    assert updates(second, 3, 6) == updates(whole, 3, 6)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

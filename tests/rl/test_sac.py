@@ -3,6 +3,7 @@ floor (D9), targets by hand, and what each part of an update moves."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -237,6 +238,22 @@ def test_an_update_moves_every_part_once():
 
 
 def test_the_actor_descends_through_the_critic_as_it_is_after_its_own_step():
+    sac = learner(temperature=0.0)
+    sac.optimizers()["critic"].param_groups[0]["lr"] = 0.1
+    old, b, noise = copy.deepcopy(sac), batch(), sac.draw_noise(8, seeded())
+
+    def gradient(critic: SACLearner) -> tuple[torch.Tensor, ...]:
+        actions = old.actor(b.features, noise["eps"][:, None])[0][:, 0]
+        loss = -critic.judge(b.features, actions).min(0).values.mean()
+        return torch.autograd.grad(loss, list(old.actor.parameters()))
+
+    sac.step(b, noise)
+    found = [p.grad for p in sac.actor.parameters()]
+    torch.testing.assert_close(found, list(gradient(sac)))
+    assert not any(torch.allclose(x, y) for x, y in zip(found, gradient(old), strict=True))
+
+
+def test_an_actor_whose_choice_is_worth_nothing_stands_still():
     """With values that do not depend on the action, the actor's gradient is that of its entropy alone."""
     sac = learner(temperature=0.0)
     with torch.no_grad():

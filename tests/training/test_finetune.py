@@ -312,6 +312,13 @@ def test_resume_refuses_changed_offline_data(base, tmp_path):
         finetune(more, tmp_path / "run", resume=True, progress=False)
 
 
+def test_offline_and_online_rewards_of_two_kinds_are_refused_before_there_is_a_run(base, tmp_path):
+    changes = {"rounds": 1, "rewards.rewards": "recorded", "offline": {"paths": [str(_rollouts(base, tmp_path))]}}
+    with pytest.raises(ConfigError, match="rewards are 'success' there and 'recorded' online"):
+        finetune(tiny_finetune_config(base, changes), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_frozen_base_that_changes_stops_the_run(base, tmp_path):
     with pytest.raises(PolicyInterfaceError, match="must stay as they are have changed"):
         finetune(tiny_finetune_config(base, {"method.break_base": True}), tmp_path / "run", progress=False)
