@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -258,7 +259,7 @@ def test_a_block_that_outlasts_a_round_of_the_curriculum_is_continued_bitwise():
     updates(whole, 2, 3)
     second.modules().load_state_dict(whole.modules().state_dict())
     for name, optimizer in whole.optimizers().items():
-        second.optimizers()[name].load_state_dict(optimizer.state_dict())
+        second.optimizers()[name].load_state_dict(copy.deepcopy(optimizer.state_dict()))
     second.load_extra_state(json.loads(json.dumps(whole.extra_state())))
     assert updates(second, 3, 6) == updates(whole, 3, 6)
 
