@@ -42,7 +42,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from robopolicy.cli import train
-from robopolicy.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from robopolicy.training.finetune import Evaluator, FinetuneResult
@@ -78,23 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fine-tune; returns the exit code."""
     from robopolicy.training.finetune_config import CHANGEABLE, finetune_config_from_dict, load_finetune_config
-    from robopolicy.training.overrides import split_arguments
-    from robopolicy.training.run_dir import default_run_dir, resume_config
+    from robopolicy.training.run_dir import resume_config
 
-    words, overrides = split_arguments(args.rest)
-    config: Any
-    if args.resume is not None:
-        if words:
-            raise ConfigError(f"--resume takes everything from the run directory; leave out '{words[0]}'")
-        run_dir = Path(args.resume)
-        config = resume_config(run_dir, overrides, finetune_config_from_dict, CHANGEABLE)
-    else:
-        if len(words) != 1:
-            raise ConfigError(
-                "name one preset, e.g. robopolicy finetune configs/finetune/dsrl.yaml --base PATH (or --resume RUN)"
-            )
-        config = load_finetune_config(words[0], overrides)
-        run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(words[0])
+    def resume(run: Path, overrides: dict[str, str]) -> Any:
+        return resume_config(run, overrides, finetune_config_from_dict, CHANGEABLE)
+
+    example = "finetune configs/finetune/dsrl.yaml --base PATH"
+    config, run_dir = train.requested(args, example, load_finetune_config, resume)
     return finetune_and_tell(config, run_dir, resume=args.resume is not None, progress=not args.quiet)
 
 

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,23 +83,34 @@ def add_arguments(parser: argparse.ArgumentParser, help_action: type[Help] = Hel
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     from robopolicy.training.config_load import load_config
+    from robopolicy.training.run_dir import resume_config
+
+    config, run_dir = requested(args, "train configs/pusht_state/diffusion.yaml", load_config, resume_config)
+    return train_and_tell(config, run_dir, resume=args.resume is not None, progress=not args.quiet)
+
+
+def requested(
+    args: argparse.Namespace,
+    example: str,
+    load: Callable[[str, Mapping[str, str]], Any],
+    resume: Callable[[Path, dict[str, str]], Any],
+) -> tuple[Any, Path]:
+    """The configuration and the run directory that a command line asks for: a preset, or a run to go on with.
+
+    ``example`` is a command of the verb, for the message to somebody who named no preset.
+    """
     from robopolicy.training.overrides import split_arguments
-    from robopolicy.training.run_dir import default_run_dir, resume_config
+    from robopolicy.training.run_dir import default_run_dir
 
     words, overrides = split_arguments(args.rest)
     if args.resume is not None:
         if words:
             raise ConfigError(f"--resume takes everything from the run directory; leave out '{words[0]}'")
-        run_dir = Path(args.resume)
-        config = resume_config(run_dir, overrides)
-    else:
-        if len(words) != 1:
-            raise ConfigError(
-                "name one preset, e.g. robopolicy train configs/pusht_state/diffusion.yaml (or --resume RUN)"
-            )
-        config = load_config(words[0], overrides)
-        run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(words[0])
-    return train_and_tell(config, run_dir, resume=args.resume is not None, progress=not args.quiet)
+        return resume(Path(args.resume), overrides), Path(args.resume)
+    if len(words) != 1:
+        raise ConfigError(f"name one preset, e.g. robopolicy {example} (or --resume RUN)")
+    config = load(words[0], overrides)
+    return config, Path(config.run_dir) if config.run_dir else default_run_dir(words[0])
 
 
 def train_and_tell(config: TrainConfig, run_dir: Path, resume: bool, progress: bool) -> int:

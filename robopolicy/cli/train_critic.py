@@ -34,9 +34,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from robopolicy.cli import train
-from robopolicy.core.errors import ConfigError
 
 TAKES_REST = True
 OWN_HELP = True
@@ -66,23 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train; returns the exit code."""
     from robopolicy.training.critic_config import critic_config_from_dict, load_critic_config
-    from robopolicy.training.overrides import split_arguments
-    from robopolicy.training.run_dir import default_run_dir, resume_config
+    from robopolicy.training.run_dir import resume_config
 
-    words, overrides = split_arguments(args.rest)
-    if args.resume is not None:
-        if words:
-            raise ConfigError(f"--resume takes everything from the run directory; leave out '{words[0]}'")
-        run_dir = Path(args.resume)
-        config = resume_config(run_dir, overrides, critic_config_from_dict)
-    else:
-        if len(words) != 1:
-            raise ConfigError(
-                "name one preset, e.g. robopolicy train-critic configs/critics/cal_ql.yaml --data.paths PATH "
-                "(or --resume RUN)"
-            )
-        config = load_critic_config(words[0], overrides)  # type: ignore[assignment]
-        run_dir = Path(config.run_dir) if config.run_dir else default_run_dir(words[0])
+    def resume(run: Path, overrides: dict[str, str]) -> Any:
+        return resume_config(run, overrides, critic_config_from_dict)
+
+    example = "train-critic configs/critics/cal_ql.yaml --data.paths PATH"
+    config, run_dir = train.requested(args, example, load_critic_config, resume)
 
     from robopolicy.training.critic_setup import CRITIC_RUN
     from robopolicy.training.loop import train as train_run
