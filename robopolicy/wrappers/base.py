@@ -27,6 +27,7 @@ from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.policy import Cap
 from robopolicy.core.specs import FeatureSpec, ObservationSpec
 from robopolicy.policies.acting import Acting
+from robopolicy.policies.normalizer import Affine
 from robopolicy.policies.validation import ObservationChecker
 
 
@@ -193,6 +194,28 @@ class Wrapper(Acting):
         raise UntrainableComposite(
             f"{type(self).__name__} has no single supervised loss; distil it into a policy of its own (student=...)"
         )
+
+
+class Around(Wrapper):
+    """A wrapper of a single policy, which it leaves its units and its network queries."""
+
+    @property
+    def policy(self) -> Acting:
+        """What is wrapped."""
+        parent = self.parents[0]
+        assert isinstance(parent, Acting)
+        return parent
+
+    @property
+    def norm(self) -> Affine:
+        """That of the policy."""
+        return self.policy.norm
+
+    @property
+    def denoiser_calls(self) -> int | None:
+        """Network queries a chunk: those of the policy, each for all candidates at once where there are several."""
+        calls: int | None = getattr(self.policy, "denoiser_calls", None)
+        return calls
 
 
 def _check_common(parents: Sequence[Acting]) -> None:

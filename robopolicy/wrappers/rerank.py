@@ -27,8 +27,7 @@ from robopolicy.core.needs import WindowNeeds
 from robopolicy.core.policy import Cap
 from robopolicy.core.specs import ActionSpec, ObservationSpec
 from robopolicy.policies.acting import Acting, Keys, row_keys
-from robopolicy.policies.normalizer import Affine
-from robopolicy.wrappers.base import Contexts, Wrapper
+from robopolicy.wrappers.base import Around, Contexts
 from robopolicy.wrappers.rerank_previous import PreviousChunks
 from robopolicy.wrappers.rerank_scorers import Scorer, as_scorer
 from robopolicy.wrappers.selectors import (
@@ -47,7 +46,7 @@ SAME = 1e-6  # model space: candidates nearer than this in every number are one
 ROWS_AT_ONCE = 256  # candidates decoded together; more would only need more memory
 
 
-class ValueGuidedPolicy(Wrapper, ActionSelector):
+class ValueGuidedPolicy(Around, ActionSelector):
     """See the module.  ``B`` observations, ``K`` candidates, ``H`` horizon, ``D`` action channels.
 
     ``ActionChunk.info`` tells of every row the value ``q`` of what was taken, ``q_std`` (spread of the candidates'
@@ -115,27 +114,9 @@ class ValueGuidedPolicy(Wrapper, ActionSelector):
         self._bound(policy.action_spec.space)
 
     @property
-    def policy(self) -> Acting:
-        """What draws the candidates."""
-        parent = self.parents[0]
-        assert isinstance(parent, Acting)
-        return parent
-
-    @property
-    def norm(self) -> Affine:
-        """That of the policy."""
-        return self.policy.norm
-
-    @property
     def tape_len(self) -> int:
         """That of the policy, a candidate."""
         return self.policy.tape_len
-
-    @property
-    def denoiser_calls(self) -> int | None:
-        """Network queries a chunk; each is for all candidates at once."""
-        calls: int | None = getattr(self.policy, "denoiser_calls", None)
-        return calls
 
     @property
     def recurrent(self) -> bool:

@@ -31,8 +31,7 @@ from robopolicy.core.policy import Cap
 from robopolicy.core.specs import ObservationSpec
 from robopolicy.encoders.features import Features
 from robopolicy.policies.acting import Acting, Keys
-from robopolicy.policies.normalizer import Affine
-from robopolicy.wrappers.base import Contexts, Wrapper
+from robopolicy.wrappers.base import Around, Contexts
 from robopolicy.wrappers.latent_maps import LatentMap
 from robopolicy.wrappers.steer_config import LatentMapConfig
 from robopolicy.wrappers.steer_probe import check_prior, warn_if_insensitive
@@ -87,7 +86,7 @@ class PriorActor(nn.Module):
         return eps.clamp(-bound, bound)
 
 
-class SteeredPolicy(Wrapper):
+class SteeredPolicy(Around):
     """See the module.  ``B`` observations, ``L`` numbers that the actor chooses, ``H`` horizon, ``D`` action channels.
 
     ``ActionChunk.info`` tells of every row the root mean square of the actor's numbers, ``latent_rms`` (1 in the mean
@@ -146,13 +145,6 @@ class SteeredPolicy(Wrapper):
         self._bound(policy.action_spec.space)
 
     @property
-    def policy(self) -> Acting:
-        """What is steered."""
-        parent = self.parents[0]
-        assert isinstance(parent, Acting)
-        return parent
-
-    @property
     def latent_map(self) -> str:
         """What of the latent the actor chooses, in a word."""
         kind = self.map.kind
@@ -162,17 +154,6 @@ class SteeredPolicy(Wrapper):
     def bound(self) -> float:
         """Half-width of the box that the actor chooses in."""
         return self.actor.bound if self._box is None else self._box
-
-    @property
-    def norm(self) -> Affine:
-        """That of the policy."""
-        return self.policy.norm
-
-    @property
-    def denoiser_calls(self) -> int | None:
-        """Those of the policy: the actor adds no query."""
-        calls: int | None = getattr(self.policy, "denoiser_calls", None)
-        return calls
 
     def set_sampler(self, **changes: Any) -> None:
         """Refused: raises ``ConfigError``, since the actor's latents mean something under one decoder only."""
