@@ -38,6 +38,11 @@ class Wire:
         self.stack.callback(client.close)
         return client.connect(timeout=30) if connect else client
 
+    def commanding(self, url, **config):
+        client = self.client(url, **config)
+        client.advertise("/target_pose", "geometry_msgs/PoseStamped")
+        return client
+
 
 @pytest.fixture
 def wire():
