@@ -60,7 +60,8 @@ class Snapshot:
     ``time``: of the newest instant, that of the anchor camera's newest picture.  ``poses``, ``q (steps, 7)``,
     ``force (steps, 3)``, ``width (steps,)`` m (``nan`` where there is no hand).  ``frames``: per camera, one a step.
     ``ages``: seconds from each source's content to now, for the newest step.  ``valid (steps,)``: whether history
-    reaches back that far; steps before it repeat the oldest known.
+    reaches back that far; steps before it repeat the oldest known.  ``objects (steps, K)`` and ``object_names``: what a
+    tracker of objects said, where there is one.
     """
 
     time: float
@@ -71,6 +72,8 @@ class Snapshot:
     frames: Mapping[str, list[Frame]]
     ages: Mapping[str, float]
     valid: np.ndarray
+    objects: np.ndarray | None = None
+    object_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,22 @@ class _Camera:
 class Observer:
     """Rings of the newest data, and the observation at the newest instant that all of it covers.
 
-    ``cameras``: names; the first is the anchor.  Without cameras the newest state is the instant.
+    ``cameras``: names; the first is the anchor.  Without cameras the newest state is the instant.  ``objects``: whether
+    a tracker of objects is expected, without which there is no observation.
     """
 
     def __init__(
-        self, cameras: Sequence[str], timeouts: Timeouts, gripper_latency: float = GRIPPER_LATENCY, hand: bool = True
+        self,
+        cameras: Sequence[str],
+        timeouts: Timeouts,
+        gripper_latency: float = GRIPPER_LATENCY,
+        hand: bool = True,
+        objects: bool = False,
     ) -> None:
         self._t, self._hand, self._gripper_latency = timeouts, hand, gripper_latency
+        self._tracked = objects
+        self._objects: deque[tuple[float, np.ndarray]] = deque()
+        self._names: tuple[str, ...] = ()
         self._cameras = {name: _Camera() for name in cameras}
         self._states: deque[StateSample] = deque()
         self._widths: deque[tuple[float, float]] = deque()
@@ -127,6 +139,20 @@ class Observer:
         self._widths.append((when, float(width)))
         while self._widths[0][0] < when - STATE_SECONDS:
             self._widths.popleft()
+        return True
+
+    def objects(self, time: float, names: Sequence[str], values: Sequence[float]) -> bool:
+        """Take what the tracker of objects said; false, and nothing changes, if a number in it is none, it is not newer
+        than the last, or its names are not those of before."""
+        numbers, found = np.array(values, np.float64), tuple(names)
+        if numbers.shape != (len(found),) or not np.isfinite((time, *numbers)).all():
+            return False
+        if self._objects and (time <= self._objects[-1][0] or found != self._names):
+            return False
+        self._names = found
+        self._objects.append((time, numbers))
+        while self._objects[0][0] < time - STATE_SECONDS:
+            self._objects.popleft()
         return True
 
     def frame(self, camera: str, frame: Frame) -> bool:
@@ -176,6 +202,10 @@ class Observer:
         if self._hand and not self._widths:
             return NoSnapshot("no gripper state yet")
         when, ages = self._states[-1].time, {"state": age}
+        if self._tracked:
+            ages["objects"] = now - self._objects[-1][0] if self._objects else np.inf
+            if ages["objects"] > self._t.state_soft:
+                return NoSnapshot(f"tracker of objects: {ages['objects']:.2f} s old, limit {self._t.state_soft:g} s")
         if self._cameras:
             for name, c in self._cameras.items():
                 ages[name] = now - c.seen()
@@ -220,6 +250,9 @@ class Observer:
             frames,
             ages,
             valid,
+            # The nearest, not between two: a folded angle may jump, and a number in its middle was never true.
+            np.array([_near_numbers(self._objects, float(t)) for t in instants]) if self._objects else None,
+            self._names,
         )
 
 
@@ -234,3 +267,8 @@ def _nearest(frames: Sequence[Frame], when: float) -> Frame:
     i = bisect_right(times, when)
     near = frames[max(i - 1, 0)], frames[min(i, len(frames) - 1)]
     return near[0] if abs(near[0].time - when) <= abs(near[1].time - when) else near[1]
+
+
+def _near_numbers(samples: Sequence[tuple[float, np.ndarray]], when: float) -> np.ndarray:
+    """Numbers of the sample whose time is nearest."""
+    return min(samples, key=lambda sample: abs(sample[0] - when))[1]

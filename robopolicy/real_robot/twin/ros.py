@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from robopolicy.real_robot.twin.twin import Twin
 
 NODE, CONTROLLER, INTRUDER = "/franka_control", "/cartesian_controller", "/intruder"
+OBJECTS, TRACKER = "/twin/objects", "/twin_tracker"
 GRIPPER_RATE, STATUS_RATE, POLL_RATE, INTRUDER_RATE = 30.0, 5.0, 100.0, 10.0
 
 
@@ -92,6 +93,8 @@ class RosFace:
         self.bus.advertise(names.gripper_states, "sensor_msgs/JointState", names.gripper)
         for name, topic in names.cameras.items():
             self.bus.advertise(topic, "sensor_msgs/CompressedImage", f"/cam_{name}")
+        if self.twin.scene.objects()[0]:
+            self.bus.advertise(OBJECTS, "sensor_msgs/JointState", TRACKER)
 
     def set_state_rate(self, rate: float) -> None:
         """State messages a second from now on."""
@@ -114,6 +117,17 @@ class RosFace:
                 self._last[extra] = {"header": make.header(wall), "pose": pose_message(self.twin.arm.pose)}
         for topic, message in self._last.items():
             self.bus.publish(topic, message, NODE)
+        self._publish_objects(wall)
+
+    def _publish_objects(self, wall: float) -> None:
+        """What a tracker of objects would say, named and stamped as the state is: the scene's environment state.
+
+        ``sensor_msgs/JointState``, as no message of ROS has names, numbers and a stamp and nothing else.
+        """
+        names, values = self.twin.scene.objects()
+        if names:
+            message = {"name": list(names), "position": values, "velocity": [], "effort": []}
+            self.bus.publish(OBJECTS, {"header": self.messages.header(wall), **message}, TRACKER)
 
     def _publish_fingers(self) -> None:
         message = self.messages.finger_state(self.twin.clock.wall(), self.twin.hand.reading)

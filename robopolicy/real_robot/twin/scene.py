@@ -49,6 +49,10 @@ class EmptyTable:
             self.data.joint(name).qpos[0] = WIDTH_MAX / 2
         mujoco.mj_forward(self.model, self.data)
 
+    def objects(self) -> tuple[tuple[str, ...], list[float]]:
+        """There are none."""
+        return (), []
+
     def judge(self) -> StepResult:
         """Nothing is ever solved here."""
         return StepResult(0.0, False, False, False, {"max_reward": 0.0})

@@ -77,6 +77,10 @@ class PandaTask(EmbeddedTask):
         """Names of the environment state's channels; a task whose options change them overrides this."""
         return self.ENVIRONMENT_NAMES
 
+    def objects(self) -> tuple[tuple[str, ...], list[float]]:
+        """Names and present values of the environment state, for whoever publishes it."""
+        return self.environment_names, [float(v) for v in self._environment_state()]
+
     # -- what a task answers -------------------------------------------------------------------------------------------
 
     @abstractmethod

@@ -124,3 +124,27 @@ def test_rings_do_not_grow():
     o = rig(until=5.0)
     assert len(o._states) <= 202
     assert len(o._cameras["front"].frames) == 8
+
+
+def test_objects_are_those_said_nearest_to_each_instant_and_needed_where_a_tracker_is_expected():
+    o = Observer((), Timeouts(), hand=False, objects=True)
+    o.state(state(1.0))
+    assert "tracker" in o.snapshot(1.0, 1, 0.1).why
+    for k in range(101):
+        o.state(state(1.0 + k / 100))
+        assert o.objects(1.0 + k / 100, ("cube_x", "cube_yaw"), (k, -k))
+    s = o.snapshot(2.0, steps=3, dt=0.1)
+    assert s.objects.tolist() == [[80, -80], [90, -90], [100, -100]]
+    assert s.object_names == ("cube_x", "cube_yaw") and s.ages["objects"] == pytest.approx(0.0)
+    for k in range(11):
+        o.state(state(2.01 + k / 100))  # the tracker has stopped, the arm has not
+    assert "tracker of objects: 0.11 s old" in o.snapshot(2.11, 1, 0.1).why
+
+
+def test_F10_numbers_of_a_tracker_that_are_none_are_not_taken():
+    o = Observer((), Timeouts(), objects=True)
+    assert o.objects(1.0, ("a",), (0.5,))
+    assert not o.objects(1.1, ("a",), (np.nan,))
+    assert not o.objects(1.1, ("a",), (0.5, 0.6))
+    assert not o.objects(1.1, ("b",), (0.5,))  # other names in the middle of a run
+    assert not o.objects(0.9, ("a",), (0.5,))  # older than the last

@@ -333,3 +333,16 @@ def test_F14_a_camera_before_a_scene_at_rest_is_not_taken_for_a_frozen_one():
     assert seen.camera_age(2.3) > 1
     for twin in twins:
         twin.close()
+
+
+def test_a_tracker_says_where_the_objects_are_with_the_stamp_of_the_state():
+    rig = Rig(task="panda_lift", seed=3)
+    rig.step(50)
+    objects, state = rig.last("/twin/objects"), rig.last()
+    assert objects["header"]["stamp"] == state["header"]["stamp"]
+    cube = rig.twin.scene.data.body("cube").xpos
+    found = dict(zip(objects["name"], objects["position"], strict=True))
+    assert [found[f"cube_{axis}"] for axis in "xyz"] == pytest.approx(cube, abs=1e-6)
+    tool = of_column_major(state["O_T_EE"])[:3, 3]
+    assert [found[f"to_cube_{axis}"] for axis in "xyz"] == pytest.approx(cube - tool, abs=1e-6)
+    assert "/twin/objects" not in Rig().bus.topics()  # nothing lies on the empty table
