@@ -45,7 +45,8 @@ class TickRecord:
 
     ``publish``: pose to send now, or ``None`` for nothing.  ``gripper``: width to ask of the hand, m, or ``None``.
     ``emitted``: the filter's answer, ``None`` while it is not in use.  ``merge``: what became of a chunk, if one came.
-    ``events``: changes of state.  ``flags``: for the record.
+    ``events``: changes of state.  ``flags``: for the record.  ``wish``: where plan or human wanted the tool, what the
+    filter was asked for.
     """
 
     at: float
@@ -57,6 +58,7 @@ class TickRecord:
     merge: Merge | None
     events: tuple[Event, ...]
     flags: SafetyFlag = SafetyFlag.NONE
+    wish: Setpoint | None = None
 
 
 @dataclass
@@ -118,7 +120,8 @@ class ControlLoop:
             self.machine.tick(now, replace(health, filter_hold=self._broken, filter_fault=True))
             self._broken = None
             self._follow_state(now, inputs.measured)
-        emitted = self._filtered(now, dt, inputs)
+        wish = self._wish(now, inputs)
+        emitted = self._filtered(wish, now, dt, inputs)
         if emitted is not None and emitted.hold is not None and self.machine.state in MOVING:
             # The filter has already stopped; the state follows within the same tick.
             self.machine.tick(now, replace(health, filter_hold=emitted.hold, filter_fault=emitted.fault))
@@ -134,6 +137,7 @@ class ControlLoop:
             merge=merge,
             events=tuple(self.machine.events[count:]),
             flags=emitted.flags if emitted is not None else SafetyFlag.NONE,
+            wish=wish,
         )
 
     def _starved(self, now: float) -> float:
@@ -195,12 +199,12 @@ class ControlLoop:
                 self._broken = "the policy's actions jumped too often in one run"
         return merge
 
-    def _filtered(self, now: float, dt: float, inputs: Inputs) -> Emitted | None:
+    def _filtered(self, wish: Setpoint | None, now: float, dt: float, inputs: Inputs) -> Emitted | None:
         # Where the arm could not be found, the place of an earlier run is no target.
         if not self._standing or self.machine.state in (State.OFF, State.LINKED, State.READY):
             return None
         link = Link(self.machine.epoch, inputs.loopback_at, inputs.operator_at)
-        return self.filter.step(self._wish(now, inputs), inputs.measured, dt, now, link)
+        return self.filter.step(wish, inputs.measured, dt, now, link)
 
     def _wish(self, now: float, inputs: Inputs) -> Setpoint | None:
         if self.machine.state is State.RUNNING:
