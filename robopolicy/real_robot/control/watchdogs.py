@@ -20,7 +20,8 @@ class Health:
     ``late``: of this tick, s.  ``mode``: the robot's, 0..6.  ``errors``: names of the flags that are up.  ``clock``:
     why the clocks are not to be trusted.  ``starved``: seconds since the plan ended.  ``policy``: what became of the
     policy (hung, raised, died), ``None`` while it works.  ``rivals``: publishers on the command topic that are not
-    ours. ``gripper``: why the hand failed for good.  ``filter_hold``, ``filter_fault``: what the safety filter said.
+    ours. ``gripper``: why the hand's last goal failed; ``gripper_fault``: its retries are used up.  ``filter_hold``,
+    ``filter_fault``: what the safety filter said.
     """
 
     link: bool = True
@@ -38,6 +39,7 @@ class Health:
     policy: str | None = None
     rivals: int = 0
     gripper: str | None = None
+    gripper_fault: bool = False
     filter_hold: str | None = None
     filter_fault: bool = False
 
@@ -53,6 +55,8 @@ def fault_of(h: Health) -> str | None:
         return f"robot mode {h.mode} ({name})"
     if h.policy is not None:
         return f"policy: {h.policy}"
+    if h.gripper_fault:
+        return f"gripper: {h.gripper}"
     if h.filter_fault:
         return f"safety filter: {h.filter_hold}"
     return None
