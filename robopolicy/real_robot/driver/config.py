@@ -27,8 +27,7 @@ from robopolicy.real_robot.wire.client_config import ClientConfig, check_url
 from robopolicy.resources import resource, resource_root
 
 FOLDER = "real_robot/presets"
-_Four = tuple[float, float, float, float]
-Sixteen = tuple[*_Four, *_Four, *_Four, *_Four]
+Numbers = tuple[float, ...]
 PATIENCE = 30.0  # s that a link may take in lock-step, where the robot's time stands still meanwhile
 LONGEST_LATENCY = 1.0  # s
 
@@ -81,7 +80,7 @@ class FrankaBridgeConfig:
     """States a second that are expected; below 50 the time-outs of the state are a little longer."""
     state_throttle_ms: int = 0
     """Least time between two states that the bridge is asked to keep; for robots that publish at 1 kHz."""
-    tool: Sixteen | None = None
+    tool: Numbers | None = None
     """Flange to tool (``F_T_EE``), sixteen numbers column by column as the robot's state shows them, m; the Franka Hand
     unless given. Preflight refuses a robot that is set up otherwise."""
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
@@ -95,7 +94,7 @@ class FrankaBridgeConfig:
     gripper_reading: float = READING_LATENCY
     """Seconds by which the hand's reading is older than its stamp."""
     arm_latency: float = ARM_LATENCY
-    """Seconds by which the arm follows its target; actions are sent so much earlier (``robopolicy robot calibrate``)."""
+    """Seconds by which the arm follows its target; actions are sent so much earlier (``robot calibrate``)."""
     gripper_latency: float = GRIPPER_LATENCY
     """The same for the hand."""
     limits: str = "default"
@@ -121,7 +120,7 @@ class FrankaBridgeConfig:
                 raise ConfigError(f"{name} '{topic}': expected a topic that begins with /")
         if self.anchor is not None and self.anchor not in self.cameras:
             raise ConfigError(f"anchor: there is no camera '{self.anchor}'" + did_you_mean(self.anchor, self.cameras))
-        if self.tool is not None and not all(map(math.isfinite, self.tool)):
+        if self.tool is not None and (len(self.tool) != 16 or not all(map(math.isfinite, self.tool))):
             raise ConfigError("tool: expected sixteen finite numbers (F_T_EE, column by column)")
         # Whatever is wrong with names, tool and limits is told now, not when the robot waits.
         self.interface(), self.kinematics(), self.safety(), self.hardware()
