@@ -146,7 +146,7 @@ class GripperWorker:
     def retry(self) -> None:
         """The operator has looked: forget the problem and send the failed goal again with the next tick.
 
-        Nothing where nothing failed.  Raises ``RequestRefused`` when the retries are used up.
+        After a grasp that holds nothing, it is the policy that tries again.  Raises ``RequestRefused`` when the retries are used up.
         """
         if self.problem is None:
             return
@@ -207,8 +207,8 @@ class GripperWorker:
         if kind == "move":
             return {"width": width, "speed": speed}, self._t.gripper
         # Anything between "nothing" and where the fingers are now counts as held, whatever its size.
-        most = min((self._measured if self._measured is not None else WIDTH_MOST) + MARGIN, 0.085)
-        least = min(self.config.smallest, most - MARGIN / 2)
+        most = (max(self._measured, 0.0) if self._measured is not None else WIDTH_MOST) + MARGIN
+        least = min(self.config.smallest, most / 2)
         middle, reach = (least + most) / 2, (most - least) / 2
         goal: Message = {"width": middle, "epsilon": {"inner": reach, "outer": reach}, "speed": speed}
         return {**goal, "force": self._limits.gripper_force}, self._t.gripper
@@ -269,10 +269,7 @@ class GripperWorker:
         self._note(f"{goal.kind} done", goal.width)
         self.counters["succeeded"] += 1
         self._failed, self._retries = None, 0
-        if goal.kind == "grasp":
-            self._held_since = now
-        if goal.kind == "homing":
-            self._goal = None
+        self._held_since = now if goal.kind == "grasp" else None
 
     def _look_for_slip(self, now: float) -> None:
         if self._held_since is None or self._measured is None:
@@ -292,7 +289,8 @@ class GripperWorker:
         self.counters["missed" if empty else "failed"] += 1
         if empty and self.config.missed == "go_on":
             return
-        self._failed = (kind, width)
+        # Fingers that met nothing are closed by now: trying again is the policy's next opening and closing.
+        self._failed = None if empty else (kind, width)
         self.fault = self._retries >= self.config.retries
         tried = f", after {self._retries} retries" if self._retries else ""
         self.problem = f"{kind} to {1e3 * width:.0f} mm: {why}{tried}"
