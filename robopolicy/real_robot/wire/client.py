@@ -257,22 +257,23 @@ class RosbridgeClient(ClientCore):
         answer = self.call_service("/rosapi/get_time", "rosapi/GetTime")
         return sent, seconds_of(answer["time"]), self.clock.now()
 
-    def topic_problems(self, topic: str, type_name: str, own: tuple[str, ...] = ()) -> list[str]:
-        """Why a command topic is not ready for us (ask before ``advertise``); empty when it is.
+    def topic_problems(self, topic: str, type_name: str, own: tuple[str, ...] = (), writing: bool = False) -> list[str]:
+        """Why a command topic is not ready for us; empty when it is.
 
-        Exactly one node must hear it, as the right type, and nobody else may publish.  ``own`` names publishers that do
-        not count: a bridge keeps those of a lost client for about 10 s, so ask again for 12 s before giving up.
+        Exactly one node must hear it, as the right type, and nobody else may publish.  ``own``: names of this client on
+        the graph, which hear their own commands back; with ``writing`` they publish as well.  A bridge keeps the
+        publishers of a lost client for about 10 s, so ask again for 12 s before giving up.
         """
         problems = []
         carried = self.topic_type(topic)
         if carried and carried != plain_name(type_name):
             problems.append(f"{topic} carries {carried}, not {plain_name(type_name)}")
-        listeners = self.subscribers(topic)
+        listeners = set(self.subscribers(topic)) - set(own)
         if not listeners:
             problems.append(f"nobody subscribes to {topic}: is the controller running?")
         elif len(listeners) > 1:
             problems.append(f"{len(listeners)} nodes hear {topic}: {', '.join(sorted(listeners))}; one controller may")
-        others = sorted(set(self.publishers(topic)) - set(own))
+        others = sorted(set(self.publishers(topic)) - set(own if writing else ()))
         if others:
             problems.append(f"{', '.join(others)} already publishes on {topic}")
         return problems
