@@ -1,12 +1,13 @@
-"""Real-time chunking on flow heads, the mathematics: a new chunk is drawn so that it continues the one being executed.
+"""Real-time chunking, the mathematics: a new chunk is drawn so that it continues the one being executed.
 
 Source: Black et al. 2025, *Real-Time Execution of Action Chunking Flow Policies* (arXiv 2506.07339): inpainting by
 guidance.  Steps that will have been executed when inference ends are held to the old chunk, the following ones are
 pulled softly, the last are free; nothing is retrained.
 What differs: time is the flow's own, ``tau`` = 0 at noise and 1 at data (LeRobot's runs from 1 to 0, so its time is
 ``1 - tau``), and both forms of the gradient are here: the paper's, through the network, and ``identity``, LeRobot's,
-which leaves the network's Jacobian out, costs no backward pass and still attracts.
-When to use: with a flow head whose inference takes longer than a control step.
+which leaves the network's Jacobian out, costs no backward pass and still attracts.  ``guided_denoiser`` has the same
+guidance for every Gaussian path, so for diffusion and EDM heads with any sampler.
+When to use: with a head whose inference takes longer than a control step; as a policy, ``execution.policy``.
 """
 
 from __future__ import annotations
@@ -19,37 +20,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from robopolicy.core.errors import ConfigError, InvalidAction
+from robopolicy.core.errors import ConfigError, InvalidAction, MissingCapability
+from robopolicy.core.policy import Prediction
+from robopolicy.paths.base import GaussianPath
+from robopolicy.samplers.base import Denoiser
+from robopolicy.wrappers.execution.guide import Schedule, falling_weights
 
-Schedule = Literal["zeros", "linear", "exp", "ones"]
 Jacobian = Literal["true", "identity"]
 Velocity = Callable[[Tensor, float], Tensor]
 """``velocity(x, tau)``: chunks ``(N, H, D)`` at one time to ``clean - noise``, the direction towards data."""
 
 
 def prefix_weights(schedule: Schedule, start: int, end: int, total: int) -> Tensor:
-    """How strongly each of ``total`` steps is held to the old chunk, ``(total,)`` in [0, 1], never rising.
-
-    1 before ``start`` (the delay in steps), 0 from ``end`` on (where the old chunk ends, or earlier), and between them:
-    nothing (``zeros``), everything (``ones``), a line that touches neither 1 nor 0 (``linear``), or
-    ``l (e^l - 1) / (e - 1)`` of that line ``l`` (``exp``).  A ``start`` beyond ``end`` counts as ``end``.
-    Raises ``ConfigError`` for an unknown schedule or places outside ``0..total``.
-    """
-    if not (0 <= start <= total and 0 <= end <= total):
-        raise ConfigError(f"start and end must be steps within 0..{total}, got {start} and {end}")
-    start = min(start, end)
-    step = torch.arange(total, dtype=torch.float64)
-    line = ((end - step) / (end - start + 1)).clamp(0, 1)
-    line[:start] = 1
-    shapes = {
-        "zeros": (step < start).double(),
-        "linear": line,
-        "exp": line * line.expm1() / (math.e - 1),
-        "ones": (step < end).double(),
-    }
-    if schedule not in shapes:
-        raise ConfigError(f"schedule must be one of {', '.join(shapes)}, got {schedule!r}")
-    return shapes[schedule].float()
+    """``execution.guide.falling_weights`` as a tensor ``(total,)``."""
+    return torch.from_numpy(falling_weights(schedule, start, end, total))
 
 
 def guidance_weight(tau: float, cap: float = 10.0) -> float:
@@ -115,3 +99,82 @@ def _reach(x: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         raise InvalidAction(f"weights: expected ({x.shape[1]},), one a step, got {tuple(weights.shape)}")
     there = torch.arange(x.shape[1], device=x.device) < previous.shape[1]
     return weights.to(x) * there
+
+
+def guided_denoiser(
+    denoise: Denoiser,
+    path: GaussianPath,
+    previous: Tensor,
+    weights: Tensor,
+    cap: float = 10.0,
+    jacobian: Jacobian = "true",
+    clip: float | None = None,
+    keeps_eps: bool = False,
+) -> Denoiser:
+    """``denoise`` pulled towards the old chunk, on any Gaussian path ``z = alpha x + sigma e``.
+
+    The pull is a measurement's: of the clean chunk ``x`` one sees ``previous`` with confidence ``weights``.  Given
+    ``z`` the chunk is taken to be Gaussian about the estimate ``x0(z)`` with the variance it would have under a unit
+    prior, ``r^2 = sigma^2 / (alpha^2 + sigma^2)`` (Song et al. 2023, *Pseudoinverse-Guided Diffusion*; for flows
+    Pokle et al. 2024, arXiv 2310.04432), so with ``J = dx0/dz`` and ``error = weights * (previous - x0)``
+
+        grad log p(previous | z) = J^T error / r^2.
+
+    Added to the score ``-(z - alpha x0) / sigma^2`` this moves the clean estimate by ``sigma^2 / alpha`` times itself:
+
+        x0' = x0 + sigma (kappa + 1 / kappa) J^T error,      kappa = sigma / alpha.
+
+    For a flow (``alpha = tau, sigma = 1 - tau``) that is ``guided_velocity``'s ``(1 - tau) w(tau) J^T error`` with
+    ``w = kappa + 1 / kappa``; on a variance-preserving path it is ``J^T error / alpha``; where data are N(0, 1) it sets
+    the estimate to ``previous`` exactly.  The factor is capped as the flow's is, ``min(cap, kappa + 1 / kappa)``: one
+    cap means the same at the same noise ratio for every head, and first-order samplers (DDIM, Euler) give the same
+    chunk for the same denoiser on any path.  ``identity`` takes the flow's Jacobian for 1, ``x0' = x0 +
+    kappa / (1 + kappa) w error``.  Samplers read ``x0'`` (DPM-Solver++, Heun...) or also ``eps' = eps - (x0' - x0) /
+    kappa`` (DDIM), so none of them needs to know.
+
+    ``previous`` ``(N, H, D)``, ``weights`` ``(N, H, 1)`` or ``(N, H, D)``; rows without weight are passed through
+    untouched.  ``clip``, ``keeps_eps``: the sampler's; what it would clip of the network's estimate is clipped before
+    the error is taken, since an epsilon head's estimate at pure noise is of no use otherwise.  Levels without noise,
+    or without a finite factor (``cap`` infinite at pure noise), are passed through.
+    """
+    if jacobian not in ("true", "identity"):
+        raise ConfigError(f"jacobian must be true (the paper's) or identity, got {jacobian!r}")
+    held = (weights != 0).flatten(1).any(1)[:, None, None]
+
+    def pulled(z: Tensor, t: Tensor) -> Prediction:
+        alpha, sigma = (float(c[0]) for c in path.levels([t.item()]))
+        tau = alpha / (alpha + sigma)
+        factor = guidance_weight(tau, cap)
+        if sigma == 0 or not math.isfinite(factor):
+            return denoise(z, t)
+        said, pull = _pull(denoise, z, t, lambda x0: (previous - _clipped(x0, clip)) * weights, jacobian)
+        pull = pull * (factor * (sigma if jacobian == "true" else 1 - tau))
+        base = _clipped(said.x0, clip)
+        eps = said.eps if keeps_eps else said.eps - (base - said.x0) * (alpha / sigma)
+        x0, eps = base + pull, eps - pull * (alpha / sigma)
+        return Prediction(torch.where(held, x0, said.x0), torch.where(held, eps, said.eps), said.kappa)
+
+    return pulled
+
+
+def _pull(
+    denoise: Denoiser, z: Tensor, t: Tensor, error: Callable[[Tensor], Tensor], jacobian: Jacobian
+) -> tuple[Prediction, Tensor]:
+    """The network's answer without gradient, and ``J^T error`` (or the error itself)."""
+    if jacobian == "identity":
+        with torch.no_grad():
+            said = denoise(z, t)
+            return said, error(said.x0)
+    with torch.inference_mode(False), torch.enable_grad():
+        at = z.detach().clone().requires_grad_()
+        said = denoise(at, t)
+        if not said.x0.requires_grad:
+            raise MissingCapability(
+                "the network gives no gradient with respect to its state; use jacobian: identity, which needs none"
+            )
+        (pull,) = torch.autograd.grad(said.x0, at, error(said.x0.detach()))
+    return Prediction(said.x0.detach(), said.eps.detach(), said.kappa), pull
+
+
+def _clipped(x0: Tensor, clip: float | None) -> Tensor:
+    return x0 if clip is None else x0.clamp(-clip, clip)
