@@ -172,6 +172,13 @@ class Observer:
         """A picture that could not be decoded, or is not of the size it should be: dropped and counted."""
         self._cameras[camera].bad += 1
 
+    def mirrored(self, camera: str, frames: Sequence[Frame], seen: float) -> None:
+        """Take pictures that another observer took; ``seen``: up to when that one knows the camera to see."""
+        c = self._cameras[camera]
+        c.frames.extend(frames)
+        frozen = bool(c.frames) and seen < c.frames[-1].time
+        c.since, c.same, c.bad = seen, SAME_FRAMES * frozen, BAD_FRAMES * (seen == -np.inf)
+
     # -- what the watchdogs ask ----------------------------------------------------------------------------------------
 
     def state_age(self, now: float) -> float:
@@ -190,6 +197,24 @@ class Observer:
         if not self._cameras:
             return None
         return max(now - c.seen() for c in self._cameras.values())
+
+    def ages(self, now: float) -> dict[str, float]:
+        """Age of each source's newest content in seconds: ``state``, ``gripper`` (of its stamp), ``objects``,
+        ``camera.NAME``; infinite before the first."""
+        found = {"state": self.state_age(now)}
+        if self._hand:
+            found["gripper"] = now - (self._widths[-1][0] + self._gripper_latency) if self._widths else np.inf
+        if self._tracked:
+            found["objects"] = now - self._objects[-1][0] if self._objects else np.inf
+        return found | {f"camera.{name}": now - c.seen() for name, c in self._cameras.items()}
+
+    def rates(self) -> dict[str, float]:
+        """Content a second over what is kept: ``state``, ``camera.NAME``; 0 with fewer than two."""
+        found = {"state": self.state_rate()}
+        for name, c in self._cameras.items():
+            n = len(c.frames)
+            found[f"camera.{name}"] = (n - 1) / (c.frames[-1].time - c.frames[0].time) if n > 1 else 0.0
+        return found
 
     # -- the observation -----------------------------------------------------------------------------------------------
 

@@ -46,13 +46,13 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else str(value)
 
 
-def pack_report(report: Report | None) -> bytes:
-    """A preflight's report."""
-    return pack_json(None if report is None else [asdict(c) for c in report.checks])
+def report_rows(report: Report | None) -> list[dict[str, Any]] | None:
+    """A preflight's report as plain data."""
+    return None if report is None else [asdict(c) for c in report.checks]
 
 
 def report_of(checks: list[dict[str, Any]] | None) -> Report | None:
-    """The inverse of ``pack_report``, from parsed JSON."""
+    """The inverse of ``report_rows``."""
     return None if checks is None else Report(tuple(Check(**c) for c in checks))
 
 

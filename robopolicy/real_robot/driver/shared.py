@@ -11,12 +11,12 @@ only copies what arrived (about 0.03 ms a picture) and never stops for somebody 
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from robopolicy.core.errors import ConfigError, FrameRefused, InvalidMessage
-from robopolicy.real_robot.control.observations import FRAMES, Frame, Observer, StateSample
+from robopolicy.real_robot.control.observations import FRAMES, Frame, NoSnapshot, Observer, Snapshot, StateSample
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.driver.contract import Status
 from robopolicy.real_robot.driver.memory import HEAD, Block, Cell, Ring, aligned
@@ -28,11 +28,11 @@ from robopolicy.real_robot.driver.packing import (
     frame_head,
     pack_chunk,
     pack_json,
-    pack_report,
     pack_sample,
     pack_status,
     pack_teleop,
     report_of,
+    report_rows,
     unpack_chunk,
     unpack_frame,
     unpack_sample,
@@ -46,8 +46,7 @@ WORDS = 1 << 16  # bytes for a status, or a report
 NUMBERS = 1 << 12  # bytes for one message of the tracker of objects
 LEAST_FRAME, MOST_FRAME = 1 << 14, 1 << 25  # bytes that a picture may be given
 _GRIP = struct.Struct("<dd")
-_SIGHT = struct.Struct("<qdq")  # equal pictures in a row, time of the first of them, broken ones in a row
-_BEAT = struct.Struct("<d")
+_TIME = struct.Struct("<d")
 
 
 class Board:
@@ -64,16 +63,22 @@ class Board:
         self.widths = Ring(block, WIDTHS, _GRIP.size)
         self.objects = Ring(block, OBJECTS, NUMBERS)
         self.chunk, self.teleop = Cell(block, CHUNK_BYTES), Cell(block, TELEOP_BYTES)
-        self.beat = Cell(block, _BEAT.size)
+        self.beat = Cell(block, _TIME.size)
         self.frames = {name: Ring(block, FRAMES, FRAME_HEAD + most) for name, most in cameras}
-        self.sights = {name: Cell(block, _SIGHT.size) for name, _ in cameras}
+        self.sights = {name: Cell(block, _TIME.size) for name, _ in cameras}
+        self.era = Cell(block, NUMBERS)
 
     @staticmethod
     def _size(cameras: Sequence[tuple[str, int]]) -> int:
         rings = [(STATES, SAMPLE_BYTES), (WIDTHS, _GRIP.size), (OBJECTS, NUMBERS)]
         rings += [(FRAMES, FRAME_HEAD + most) for _, most in cameras]
-        cells = (WORDS, WORDS, CHUNK_BYTES, TELEOP_BYTES, _BEAT.size, *(_SIGHT.size for _ in cameras))
+        cells = (WORDS, WORDS, CHUNK_BYTES, TELEOP_BYTES, NUMBERS, *(_TIME.size for _ in range(1 + len(cameras))))
         return sum(Ring.bytes_for(*r) for r in rings) + sum(aligned(HEAD + c) for c in cells)
+
+    def rings(self) -> dict[str, Ring]:
+        """Everything that observations are made of, by source."""
+        cameras = {f"camera.{name}": ring for name, ring in self.frames.items()}
+        return {"state": self.states, "gripper": self.widths, "objects": self.objects, **cameras}
 
     def close(self) -> None:
         """Give the memory back; twice is fine."""
@@ -91,7 +96,7 @@ class ControlSide:
     def show(self, status: Status) -> None:
         """Write the status, and the report if it is another than before."""
         if status.preflight is not self._report:
-            self.board.report.write(pack_report(status.preflight))
+            self.board.report.write(pack_json(report_rows(status.preflight)))
             self._report = status.preflight
         self.board.status.write(pack_status(status))
 
@@ -117,7 +122,7 @@ class ControlSide:
         if found is None:
             return None
         self._beat = found[0]
-        beat: float = _BEAT.unpack(found[1])[0]
+        beat: float = _TIME.unpack(found[1])[0]
         return beat
 
 
@@ -151,83 +156,92 @@ class PolicySide:
 
     def beat(self, now: float) -> None:
         """The operator is there."""
-        self.board.beat.write(_BEAT.pack(now))
+        self.board.beat.write(_TIME.pack(now))
 
 
-class SharingObserver(Observer):
-    """The control process's observer: what it takes it shares.  The other arguments are ``Observer``'s.
+class SharedSink:
+    """The control process's: a ``Sink`` that shares whatever its observer took.
 
-    ``dropped`` counts pictures that were too large for their slot.
+    ``seen``: camera -> time up to which the observer knows it to see.  ``dropped``: pictures too large for their slot.
     """
 
-    def __init__(self, board: Board, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.board, self.dropped = board, 0
+    def __init__(self, board: Board, seen: Callable[[str], float]) -> None:
+        self.board, self._seen, self.dropped = board, seen, 0
 
-    def state(self, sample: StateSample) -> bool:
-        """See ``Observer``."""
-        if taken := super().state(sample):
-            self.board.states.push(pack_sample(sample))
-        return taken
+    def state(self, sample: StateSample) -> None:
+        """See ``Sink``."""
+        self.board.states.push(pack_sample(sample))
 
-    def gripper(self, time: float, width: float) -> bool:
-        """See ``Observer``."""
-        if taken := super().gripper(time, width):
-            self.board.widths.push(_GRIP.pack(time, width))
-        return taken
+    def gripper(self, time: float, width: float) -> None:
+        """See ``Sink``."""
+        self.board.widths.push(_GRIP.pack(time, width))
 
-    def objects(self, time: float, names: Sequence[str], values: Sequence[float]) -> bool:
-        """See ``Observer``."""
-        if taken := super().objects(time, names, values):
+    def objects(self, time: float, names: Sequence[str], values: Sequence[float]) -> None:
+        """See ``Sink``."""
+        try:
             self.board.objects.push(pack_json([time, list(names), list(values)]))
-        return taken
+        except FrameRefused:
+            self.dropped += 1
 
-    def frame(self, camera: str, frame: Frame) -> bool:
-        """See ``Observer``; only pictures that are bytes can be shared, others raise ``InvalidMessage``."""
+    def frame(self, camera: str, frame: Frame) -> None:
+        """See ``Sink``; only pictures that are bytes can be shared, others raise ``InvalidMessage``."""
         if not isinstance(frame.data, bytes):
             raise InvalidMessage(f"camera '{camera}': expected a picture's bytes, got {type(frame.data).__name__}")
-        if taken := super().frame(camera, frame):
-            try:
-                self.board.frames[camera].push(frame_head(frame), frame.data)
-            except FrameRefused:
-                self.dropped += 1
-            self._sight(camera)
-        return taken
+        try:
+            self.board.frames[camera].push(frame_head(frame), frame.data)
+        except FrameRefused:
+            self.dropped += 1
+        self.bad_frame(camera)
 
     def bad_frame(self, camera: str) -> None:
-        """See ``Observer``."""
-        super().bad_frame(camera)
-        self._sight(camera)
+        """See ``Sink``."""
+        self.board.sights[camera].write(_TIME.pack(self._seen(camera)))
 
-    def _sight(self, camera: str) -> None:
-        c = self._cameras[camera]
-        self.board.sights[camera].write(_SIGHT.pack(c.same, c.since, c.bad))
+    def restart(self) -> None:
+        """See ``Sink``."""
+        self.board.era.write(pack_json({name: ring.count for name, ring in self.board.rings().items()}))
 
 
-class MirrorObserver(Observer):
-    """The policy process's observer: sees what the control process's took.  The other arguments are ``Observer``'s."""
+class Mirror:
+    """The policy process's: sees what the control process's observer took.  ``make``: an observer of the same make."""
 
-    def __init__(self, board: Board, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.board = board
+    def __init__(self, board: Board, make: Callable[[], Observer]) -> None:
+        self.board, self._make = board, make
+        self.observer = make()
+        self._era = 0
         self._read: dict[str, int] = {}
+        self._seen: dict[str, float] = {}
 
-    def pull(self) -> None:
-        """Take what was shared since the last call."""
-        b = self.board
+    def snapshot(self, now: float, steps: int, dt: float) -> Snapshot | NoSnapshot:
+        """The observation, from everything shared so far; see ``Observer.snapshot``."""
+        self._pull()
+        if self.board.era.version != self._era:  # all became void meanwhile
+            self._pull()
+        return self.observer.snapshot(now, steps, dt)
+
+    def _pull(self) -> None:
+        if self.board.era.version != self._era and (era := self.board.era.read()) is not None:
+            self._era, self._read = era[0], json.loads(era[1])
+            self.observer = self._make()
+        b, o = self.board, self.observer
         for content in self._new("state", b.states):
-            self.state(unpack_sample(content))
-        for content in self._new("width", b.widths):
-            self.gripper(*_GRIP.unpack(content))
+            o.state(unpack_sample(content))
+        for content in self._new("gripper", b.widths):
+            o.gripper(*_GRIP.unpack(content))
         for content in self._new("objects", b.objects):
-            self.objects(*json.loads(content))
+            o.objects(*json.loads(content))
         for name, ring in b.frames.items():
-            c = self._cameras[name]
-            # Told, not found out again: whether a camera is frozen takes every picture's bytes.
+            frames = [unpack_frame(content) for content in self._new(f"camera.{name}", ring)]
             if (sight := b.sights[name].read()) is not None:
-                c.same, c.since, c.bad = _SIGHT.unpack(sight[1])
-            c.frames.extend(unpack_frame(content) for content in self._new(f"camera.{name}", ring))
+                self._seen[name] = _TIME.unpack(sight[1])[0]
+            o.mirrored(name, frames, self._seen.get(name, -math.inf))
 
     def _new(self, source: str, ring: Ring) -> list[bytes]:
         self._read[source], new = ring.since(self._read.get(source, 0))
         return new
+
+
+def camera_rooms(sizes: Mapping[str, tuple[int, int]]) -> list[tuple[str, int]]:
+    """What ``Board`` is to know of cameras of these sizes (height, width): a JPEG larger than the picture's own three
+    bytes a pixel is none."""
+    return [(name, min(MOST_FRAME, max(LEAST_FRAME, 3 * h * w))) for name, (h, w) in sizes.items()]
