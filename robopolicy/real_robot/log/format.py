@@ -61,6 +61,7 @@ class Has(IntFlag):
     MERGED = 1 << 21  # a chunk came
     OVER_BUDGET = 1 << 22
     STALE = 1 << 23
+    GRIPPER_FAULT = 1 << 24  # health.gripper_fault
 
 
 def _setpoint(prefix: str) -> list[tuple[Any, ...]]:
@@ -78,6 +79,7 @@ def _setpoint(prefix: str) -> list[tuple[Any, ...]]:
 ROW = np.dtype(
     [
         ("index", "<u8"),
+        ("before", "<u8"),  # numbered lines (chunks, calls) that were logged before this tick
         ("at", "<f8"),  # local monotonic s of the tick
         ("has", "<u4"),  # Has
         # -- given: the newest state ------------------------------------------------------------------------------
@@ -147,16 +149,14 @@ def header() -> bytes:
 # -- from the loop to a row --------------------------------------------------------------------------------------------
 
 
-def pack(index: int, inputs: Inputs, record: TickRecord, number: Number) -> bytes:
-    """The row of one tick; ``number`` gives texts their numbers."""
+def pack(index: int, before: int, inputs: Inputs, record: TickRecord, number: Number) -> bytes:
+    """The row of one tick; ``before``: numbered lines logged until now; ``number`` gives texts their numbers."""
     has = _presence(inputs, record)
     health, emitted, merge = inputs.health, record.emitted, record.merge
     wish, made = inputs.teleop if inputs.teleop is not None else (None, 0.0)
     pose = emitted.pose if emitted is not None else None
     body = _PACK.pack(
-        index,
-        record.at,
-        has,
+        *(index, before, record.at, has),
         *_measured(inputs.measured),
         health.state_age,
         *(_or_zero(a) for a in (health.loopback_age, health.camera_age, health.operator_age)),
@@ -199,6 +199,7 @@ def _presence(inputs: Inputs, record: TickRecord) -> int:
         *((emitted.pose is not None, emitted.gripper is not None, emitted.fault) if emitted else (False,) * 3),
         *(record.publish is not None, record.gripper is not None, merge is not None),
         *((merge.over_budget, merge.stale) if merge is not None else (False, False)),
+        health.gripper_fault,
     )
     return sum(1 << i for i, bit in enumerate(bits) if bit)
 
@@ -271,6 +272,7 @@ def inputs_of(row: np.void, text: Text) -> Inputs:
         policy=texts[2],
         rivals=rivals,
         gripper=texts[3],
+        gripper_fault=Has.GRIPPER_FAULT in has,
         filter_hold=texts[4],
         filter_fault=Has.FILTER_FAULT in has,
     )

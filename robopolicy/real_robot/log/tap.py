@@ -21,8 +21,8 @@ class Call:
 
     ``name``: of the method (``ask_to_arm``, ``confirm_arming``, ``start``, ``pause``, ``intervene``, ``release``,
     ``resume``, ``estop``, ``recover``, ``shut_down``).  ``at``: the ``now`` that it was given.  ``arguments``: the
-    others, by name (``operator``, ``why``).  ``refused``: the message of ``RequestRefused``, if it was.  ``why``:
-    ``machine.why`` after the call.
+    others, by name (``operator``, ``why``).  ``refused``: the message of ``RequestRefused``, if it was.  ``why``: of
+    the event that the call added to ``machine.events``, empty if it added none.  ``TappedLoop.call`` makes these.
     """
 
     name: str

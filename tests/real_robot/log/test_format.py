@@ -67,7 +67,7 @@ def setpoint(rng, **more):
 
 def through(inputs, record=NOTHING):
     texts = Texts()
-    row = np.frombuffer(pack(5, inputs, record, texts.number), ROW)[0]
+    row = np.frombuffer(pack(5, 17, inputs, record, texts.number), ROW)[0]
     return row, inputs_of(row, texts.text), texts
 
 
@@ -100,6 +100,7 @@ def test_all_that_a_tick_is_given_comes_back_to_the_bit():
         policy="hung",
         rivals=2,
         gripper="object lost",
+        gripper_fault=True,
         filter_hold="held",
         filter_fault=True,
     )
@@ -109,7 +110,7 @@ def test_all_that_a_tick_is_given_comes_back_to_the_bit():
     same(given.health, back.health)
     assert (back.loopback_at, back.operator_at, back.teleop[1]) == (3.3, 4.4, 5.5)
     same(given.teleop[0], back.teleop[0])
-    assert row["index"] == 5
+    assert (row["index"], row["before"]) == (5, 17)
     assert row["crc"] == zlib.crc32(row.tobytes()[:-4])
 
 
@@ -171,4 +172,4 @@ def test_what_the_tick_decided_is_in_the_row():
 def test_the_header_tells_version_and_size_of_a_row():
     assert HEADER.unpack(header()) == (MAGIC, 1, ROW.itemsize)
     # A change of the row is a new version: whoever makes one changes both numbers here.
-    assert ROW.itemsize == 909
+    assert ROW.itemsize == 917
