@@ -22,16 +22,7 @@ def write_recording(reader: Reader, out: Path | None, episodes: Sequence[int] | 
 
     Raises ``ConfigError`` when rerun is not installed.
     """
-    try:
-        import rerun as rr
-    except ImportError as e:
-        raise ConfigError(f"rerun is not installed ({e}); install it with: pip install rerun-sdk") from e
-    stream: Any = rr.RecordingStream(f"robopolicy/{reader.root.resolve().name}")
-    if out is None:
-        stream.spawn()
-    else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stream.save(out)
+    rr, stream = open_stream(reader.root.resolve().name, out)
     shown = reader.episodes[:EPISODES] if episodes is None else tuple(reader.episode(i) for i in episodes)
     start = 0.0
     for episode in shown:
@@ -40,6 +31,24 @@ def write_recording(reader: Reader, out: Path | None, episodes: Sequence[int] | 
     stream.flush()
     stream.disconnect()
     return out
+
+
+def open_stream(name: str, out: Path | None) -> tuple[Any, Any]:
+    """Rerun and a stream of its that writes ``out``, or that opens the viewer when it is None.
+
+    Raises ``ConfigError`` when rerun is not installed.
+    """
+    try:
+        import rerun as rr
+    except ImportError as e:
+        raise ConfigError(f"rerun is not installed ({e}); install it with: pip install rerun-sdk") from e
+    stream: Any = rr.RecordingStream(f"robopolicy/{name}")
+    if out is None:
+        stream.spawn()
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stream.save(out)
+    return rr, stream
 
 
 def _log_episode(rr: Any, stream: Any, reader: Reader, episode: Episode, start: float) -> None:
