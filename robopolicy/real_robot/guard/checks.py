@@ -66,8 +66,10 @@ def distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
 
 def angle(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Between two quaternions of any lengths above zero, rad, 0 to pi; exact for small ones too."""
+    """Between two quaternions of any length, rad, 0 to pi; exact for small ones too, pi for those of no length."""
     na, nb = math.sqrt(sum(v * v for v in a)), math.sqrt(sum(v * v for v in b))
+    if not (na > 0 and nb > 0):
+        return math.pi
     sign = -1.0 if sum(a[i] * b[i] for i in range(4)) < 0 else 1.0
     parts = [a[i] / na - sign * b[i] / nb for i in range(4)]
     chord = math.sqrt(sum(p * p for p in parts))
