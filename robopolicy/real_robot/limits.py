@@ -228,6 +228,8 @@ class Timeouts:
     """For a goal to be accepted."""
     gripper: float = 4.0
     """For a move or grasp to end."""
+    gripper_reading: float = 0.50
+    """Age of the hand's reading above which the arm holds; it is read ten times a second."""
     homing: float = 15.0
     """For homing to end."""
     recovery: float = 5.0

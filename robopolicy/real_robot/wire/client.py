@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -106,6 +107,15 @@ class RosbridgeClient(ClientCore):
     def discarded(self) -> int:
         """Messages that a newer one replaced, or whose deadline passed before the socket took them."""
         return self._link.out.expired + self._link.out.replaced if self._link else 0
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the socket was given everything that was handed over; false if it was not by then."""
+        end = time.monotonic() + timeout
+        while self._link is not None and not self._link.out.empty:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
 
     # --- topics ---------------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Slot:
         self.on_sample: Callable[[Sample], None] | None = None
         self.received = self.invalid = self.stale = 0
         self.last_error = ""
+        self.last_stale: tuple[float, float] | None = None  # stamp and arrival of what was dropped for its order
         self._newest: Sample | None = None
         self._key: tuple[int, int] | None = None
         self._probation: tuple[int, int] | None = None
@@ -70,6 +71,7 @@ class Slot:
         key = stamp_key(checked) if self.ordered else None
         if key is not None and not self._in_order(key, epoch):
             self.stale += 1
+            self.last_stale = seconds_of(checked["header"]["stamp"]), arrival
             return False
         stamp = seconds_of(checked["header"]["stamp"]) if key is not None else None
         with self._changed:
@@ -79,6 +81,10 @@ class Slot:
         if self.on_sample is not None:
             self.on_sample(sample)
         return True
+
+    def restart(self) -> None:
+        """Forget the order: the sender's clock was set, and what it says now is the truth."""
+        self._key = self._probation = self.last_stale = None
 
     def _in_order(self, key: tuple[int, int], epoch: int) -> bool:
         if self._key is None or key > self._key:
