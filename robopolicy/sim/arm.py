@@ -35,10 +35,27 @@ ACTION_SPACE = ActionSpace(
 
 
 class PandaArm:
-    """Drives the Panda inside ``model``/``data``; ``dt`` is the control period in seconds."""
+    """Drives the Panda inside ``model``/``data``.
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, dt: float) -> None:
+    Args:
+        model: with the arm of ``sim/scenes/panda.xml`` in it.
+        data: its state.
+        dt: control period in seconds.
+        speed: of the set point, m/s; its turning is limited in proportion (2.5 rad/s at 0.7 m/s).
+        gripper_speed: m/s between the fingers; None is as fast as the servo.
+    """
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        dt: float,
+        speed: float = LINEAR_SPEED,
+        gripper_speed: float | None = None,
+    ) -> None:
         self._model, self._data, self._dt = model, data, dt
+        self.speed, self.turn_speed = speed, ANGULAR_SPEED * (speed / LINEAR_SPEED)
+        self.gripper_speed = gripper_speed
         self._substeps = round(dt / model.opt.timestep)
         self._q = np.array([model.joint(name).qposadr[0] for name in JOINTS])
         self._fingers = np.array([model.joint(name).qposadr[0] for name in FINGERS])
@@ -56,22 +73,28 @@ class PandaArm:
         self._data.ctrl[self._motors] = q
         self._data.ctrl[self._grip] = WIDTH_MAX / 2
         self._q_target = q
+        self._opening = WIDTH_MAX
         self.setpoint = np.array(pose, np.float64)
 
     def move(self, target: np.ndarray) -> None:
         """Advance the physics by one control period towards ``target (5,)`` (already clipped to the bounds)."""
         step = target[:3] - self.setpoint[:3]
         distance = math.sqrt(float(step @ step))
-        reach = LINEAR_SPEED * self._dt
+        reach = self.speed * self._dt
         self.setpoint[:3] += step if distance <= reach else step * (reach / distance)
-        turn = ANGULAR_SPEED * self._dt
+        turn = self.turn_speed * self._dt
         self.setpoint[3] += min(max(float(target[3]) - self.setpoint[3], -turn), turn)
         q = self._ik.solve(self._q_target, self.setpoint)
         limit = QD_MAX * self._dt
         q = self._q_target + np.minimum(np.maximum(q - self._q_target, -limit), limit)
         data, start, change = self._data, self._q_target, (q - self._q_target) / self._substeps
-        data.ctrl[self._grip] = float(target[4]) * WIDTH_MAX / 2
+        opening, most = float(target[4]) * WIDTH_MAX, math.inf
+        if self.gripper_speed is not None:
+            most = self.gripper_speed * self._dt / self._substeps
         for k in range(self._substeps):
+            gap = opening - self._opening
+            self._opening = opening if abs(gap) <= most else self._opening + math.copysign(most, gap)
+            data.ctrl[self._grip] = self._opening / 2
             data.ctrl[self._motors] = start + change * (k + 1)
             mujoco.mj_step(self._model, data)
         self._q_target = q

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -39,7 +39,8 @@ class PandaExpert(ABC):
         env: the environment, just reset.
         seed: of the expert's own choices (speeds, heights, noise).
         noise: size of the disturbance: 1.0 wanders about 4 mm and 0.02 rad a step, correlated over half a second,
-            which shifts the tool by up to a centimetre or two; in some episodes the gripper also shuts unasked.
+            which shifts the tool by up to a centimetre or two; in some episodes the gripper also shuts unasked.  On
+            a task with a slower arm (``speed``) the walk is smaller in proportion.
     """
 
     def __init__(self, env: Env, seed: int, noise: float = 0.0) -> None:
@@ -48,9 +49,11 @@ class PandaExpert(ABC):
         self.env: Any = env
         self.rng = generator("expert", seed)
         self.noise = noise
-        self.speed = self.rng.uniform(0.016, 0.026)  # m per step
+        self.pace: float = cast(Any, env).pace  # share of the usual speed
+        self.speed = self.rng.uniform(0.016, 0.026)  # m per step, at the usual speed
         self.approach = self.rng.uniform(0.07, 0.10)  # m above an object before going down
-        self._drift = Drift(noise * np.array((0.004, 0.004, 0.004, 0.02)), self.rng)
+        # An arm that goes at a third of the speed comes back at a third of it, so it is pushed as much less.
+        self._drift = Drift(noise * self.pace * np.array((0.004, 0.004, 0.004, 0.02)), self.rng)
         self.slip = Slip(noise, self.rng, (4, 12))
 
     @abstractmethod
@@ -72,7 +75,8 @@ class PandaExpert(ABC):
         arm = self.env.arm
         offset = point - arm.tcp
         distance = math.sqrt(float(offset @ offset))
-        limit = speed or self.speed
+        limit = self.pace * (speed or self.speed)
         step = offset * min(1.0, limit / max(0.6 * distance, 1e-9)) * 0.6 if distance > 0 else offset
-        turn = min(max(yaw - arm.yaw, -0.1), 0.1)
+        most = 0.1 * self.pace
+        turn = min(max(yaw - arm.yaw, -most), most)
         return np.array((*(arm.tcp + step), arm.yaw + turn, gripper))

@@ -14,15 +14,17 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
+from robopolicy.core.errors import ConfigError
 from robopolicy.core.seeding import generator
 from robopolicy.core.specs import ObservationSpec
-from robopolicy.sim.arm import ACTION_SPACE, HIGH, LOW, STATE_NAMES, PandaArm
+from robopolicy.sim.arm import ACTION_SPACE, HIGH, LINEAR_SPEED, LOW, STATE_NAMES, PandaArm
 from robopolicy.sim.embedded import EmbeddedTask, vectors
 from robopolicy.sim.panda_model import scene
 from robopolicy.sim.render import Cameras, carry_round
 
 FPS = 20.0
 HOLD = 5  # consecutive steps on which the goal must hold
+BRISK = 0.35  # m/s of the set point that the experts need at their usual pace
 START_LOW = np.array((0.40, -0.08, 0.18, -0.2))  # tool pose at the start, uniform in this box
 START_HIGH = np.array((0.50, 0.08, 0.30, 0.2))
 
@@ -38,6 +40,9 @@ class PandaTask(EmbeddedTask):
         max_steps: episode length; the task's own default if None.
         camera_yaw: degrees by which the ``front`` camera is carried around the middle of the workspace, seen from above
             against the clock; it keeps its distance and its aim.  For policies that are to stand a moved camera.
+        speed: of the arm's set point, m/s.  Below 0.35 the experts go as much slower and episodes last as much longer:
+            with 0.1, demonstrations keep to what the safety limits let a real arm do.
+        gripper_speed: of the fingers, m/s; as fast as the servo if None.  A real hand does 0.1.
     """
 
     HOLD = HOLD
@@ -53,14 +58,21 @@ class PandaTask(EmbeddedTask):
         depth: bool = False,
         max_steps: int | None = None,
         camera_yaw: float = 0.0,
+        speed: float = LINEAR_SPEED,
+        gripper_speed: float | None = None,
     ) -> None:
+        if not 0.01 <= speed <= LINEAR_SPEED:
+            raise ConfigError(f"speed: expected 0.01 to {LINEAR_SPEED} m/s, got {speed:g}")
+        if gripper_speed is not None and not 0.005 <= gripper_speed <= 1.0:
+            raise ConfigError(f"gripper_speed: expected 0.005 to 1 m/s, got {gripper_speed:g}")
         self.model = mujoco.MjModel.from_xml_path(str(scene(self.SCENE)))
         self.data = mujoco.MjData(self.model)
         self.cameras = Cameras(self.model, self.data)
-        self.arm = PandaArm(self.model, self.data, 1.0 / FPS)
+        self.arm = PandaArm(self.model, self.data, 1.0 / FPS, speed, gripper_speed)
         self.action_space = ACTION_SPACE
         self.fps, self.task = FPS, self.TASK
-        self.max_steps = self.MAX_STEPS if max_steps is None else max_steps
+        self.pace = min(1.0, speed / BRISK)
+        self.max_steps = round(self.MAX_STEPS / self.pace) if max_steps is None else max_steps
         self._size = (int(image_size[0]), int(image_size[1]))
         if camera_yaw:
             carry_round(self.model, "front", (LOW[:2] + HIGH[:2]) / 2, math.radians(camera_yaw))
