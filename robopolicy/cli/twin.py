@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-rate", type=float, default=10.0, help="pictures a second of each (10)")
     parser.add_argument("--image-size", type=int, nargs=2, default=[240, 320], metavar=("H", "W"), help="(240 320)")
     parser.add_argument("--lock-step", action="store_true", help="time stands still until /twin/step is called")
+    parser.add_argument(
+        "--guard", nargs="?", const="default", choices=("default", "first-run"), help="a robot-side guard before it"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=9090, help="port to bind; 0 takes a free one (9090)")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines connect; needs --token-file")
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Run twin and gateway until SIGINT or SIGTERM."""
+    from robopolicy.real_robot.guard.config import GuardConfig
+    from robopolicy.real_robot.guard.lease import TOPIC_TARGET
     from robopolicy.real_robot.twin.config import TwinConfig
     from robopolicy.real_robot.twin.runner import running_twin
     from robopolicy.real_robot.wire.gateway_config import GatewayConfig
@@ -82,14 +87,19 @@ def serve(args: argparse.Namespace) -> int:
         token_file=args.token_file,
         quirks=args.quirks,
     )
+    frame = f"{config.arm_id}_link0"
+    guard = {None: None, "default": GuardConfig(frame), "first-run": GuardConfig.first_run(frame)}[args.guard]
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())
-    with running_twin(config, door) as (runner, gateway):
+    with running_twin(config, door, guard=guard) as (runner, gateway):
         names = runner.twin.config.interface()
         what = args.task or "an empty table"
         print(f"twin: {what} on {gateway.url} ({args.ros}, {args.controller}); Ctrl-C stops it", flush=True)
-        print(f"  command {names.command}\n  state   {names.state}\n  hand    {names.gripper}", flush=True)
+        print(
+            f"  command {names.command if guard is None else TOPIC_TARGET + ' (guarded, with a lease)'}\n  state   {names.state}\n  hand    {names.gripper}",
+            flush=True,
+        )
         for name, topic in names.cameras.items():
             print(f"  camera  {name}: {topic}", flush=True)
         while not done.wait(0.5):

@@ -33,10 +33,10 @@ def pack(path: Path) -> Path:
     try:
         with temporary.open("wb") as f:
             f.write(b"#!/usr/bin/env python3\n")
-            with zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED) as z:
-                for name in PARTS:
-                    z.writestr(zipfile.ZipInfo(f"robopolicy/{name}", WHEN), (root / name).read_bytes())
-                z.writestr(zipfile.ZipInfo("__main__.py", WHEN), ENTRY)
+            with zipfile.ZipFile(f, "w") as z:
+                entries = {f"robopolicy/{name}": (root / name).read_bytes() for name in PARTS}
+                for name, data in {**entries, "__main__.py": ENTRY.encode()}.items():
+                    z.writestr(zipfile.ZipInfo(name, WHEN), data, zipfile.ZIP_DEFLATED)
             f.flush()
             os.fsync(f.fileno())
         temporary.chmod(0o755)

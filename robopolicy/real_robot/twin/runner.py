@@ -15,6 +15,9 @@ from queue import Empty, SimpleQueue
 
 from robopolicy.core.errors import ServiceFailed
 from robopolicy.real_robot.clock import Clock
+from robopolicy.real_robot.guard.bus_node import BusGuard
+from robopolicy.real_robot.guard.config import GuardConfig
+from robopolicy.real_robot.guard.shell import TICK
 from robopolicy.real_robot.twin.config import TwinConfig
 from robopolicy.real_robot.twin.twin import Twin
 from robopolicy.real_robot.wire.backends import BusBackend
@@ -112,15 +115,22 @@ class TwinRunner:
 
 @contextlib.contextmanager
 def running_twin(
-    config: TwinConfig | None = None, gateway: GatewayConfig | None = None, clock: Clock | None = None
+    config: TwinConfig | None = None,
+    gateway: GatewayConfig | None = None,
+    clock: Clock | None = None,
+    guard: GuardConfig | None = None,
 ) -> Iterator[tuple[TwinRunner, Gateway]]:
     """A twin behind a gateway, both in threads of their own, for the time of a ``with`` block.
+
+    With ``guard`` a robot-side guard stands between the gateway and the controller.
 
     Raises ``BridgeError`` if the port is taken, ``ConfigError`` for settings that do not fit.
     """
     twin = Twin(config, clock)
     bus = Bus(twin.config.ros, twin.clock)
-    twin.bind(bus)
+    face = twin.bind(bus)
+    if guard is not None:
+        twin.schedule.every("guard", 1 / TICK, BusGuard(bus, face.names, guard).tick)
     runner = TwinRunner(twin)
     with running_gateway(BusBackend(bus), gateway) as server:
         twin.faults.attach(server)
