@@ -146,7 +146,8 @@ class GripperWorker:
     def retry(self) -> None:
         """The operator has looked: forget the problem and send the failed goal again with the next tick.
 
-        After a grasp that holds nothing, it is the policy that tries again.  Raises ``RequestRefused`` when the retries are used up.
+        After a grasp that holds nothing it is the policy that tries again.  Raises ``RequestRefused`` when the retries
+        are used up.
         """
         if self.problem is None:
             return

@@ -129,7 +129,7 @@ def test_closing_grasps_holds_the_cube_through_a_lift_and_lets_go(rig, ros):
     assert r.asked() == [("grasp", 0.0)]
     here = r.twin.pose
     for k in range(100):
-        r.twin.post(lambda k=k: r.twin.aim(Pose(here.position + (0, 0, 0.0012 * k), here.quaternion)))
+        r.twin.post(lambda k=k: r.twin.aim(Pose(here.position + np.array((0, 0, 0.0012 * k)), here.quaternion)))
         r.tick(wish=0.01 * (k % 3))  # trembles by 20 mm below the cube's width: it stays gripped
     r.run(1.0, wish=0.0)
     assert cube.xpos[2] - height > 0.08
@@ -251,7 +251,7 @@ def test_F30_an_empty_grasp_is_a_failure_unless_the_policy_is_left_to_mend_it(ri
 def test_F30_a_link_lost_while_the_fingers_move_is_a_failure(rig):
     for ros in ("ros1", "ros2"):
         r = rig(ros, expect_object=False)
-        r.until(lambda: r.worker.busy, 0.1, wish=0.0)
+        r.until(lambda r=r: r.worker.busy, 0.1, wish=0.0)
         r.gateway.drop_clients()
         assert r.client.wait_down(20)
         r.worker.tick(r.now, 0.07)
