@@ -121,6 +121,10 @@ class ServiceFailed(BridgeError):
     """A service or an action answered with a failure, or not in time."""
 
 
+class ControlProcessLost(BridgeError):
+    """The process that controls the arm has ended; the message says how, and what state it was in."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, else the list of known names."""
     known = sorted(known)
