@@ -35,7 +35,8 @@ class VirtualClock:
     """A clock that stands still until ``advance`` is called; for tests and for the twin's lock-step mode."""
 
     def __init__(self, now: float = 0.0, wall: float = 1_700_000_000.0) -> None:
-        self._now, self._wall = float(now), float(wall)
+        # Kept as a difference: millions of small steps added to so large a number would drift.
+        self._now, self._ahead = float(now), float(wall) - float(now)
 
     def now(self) -> float:
         """Monotonic seconds so far."""
@@ -43,15 +44,14 @@ class VirtualClock:
 
     def wall(self) -> float:
         """Seconds since 1970."""
-        return self._wall
+        return self._now + self._ahead
 
     def advance(self, seconds: float) -> None:
         """Let ``seconds`` (>= 0) pass on both readings."""
         if seconds < 0:
             raise ValueError(f"time goes forward: advance({seconds})")
         self._now += seconds
-        self._wall += seconds
 
     def step_wall(self, seconds: float) -> None:
         """Set the time of day forward or back, as a clock daemon does; the monotonic reading is untouched."""
-        self._wall += seconds
+        self._ahead += seconds

@@ -9,17 +9,21 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 
-from robopolicy.core.errors import BridgeError
+import numpy as np
+
+from robopolicy.core.errors import BridgeError, LinkDown
 from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.driver.state_messages import pose_message
-from robopolicy.real_robot.frames import Pose
+from robopolicy.real_robot.frames import IDENTITY, Pose
 from robopolicy.real_robot.interface import Interface
 from robopolicy.real_robot.wire.client import RosbridgeClient
 from robopolicy.real_robot.wire.loopback import Loopback
 from robopolicy.real_robot.wire.messages import header
+from robopolicy.real_robot.wire.slot import Slot
 
 TARGET = "geometry_msgs/PoseStamped"
 MEMORY = 1.0  # s for which a stranger's message on the command topic counts
+HERE = Pose(np.zeros(3), IDENTITY)
 STAMP_STEP = 2e-6  # s between two stamps; floats of this size tell 0.3 microseconds apart
 
 
@@ -36,6 +40,8 @@ class Commands:
         self.loopback: Loopback | None = None
         self.probe_topic = f"/robopolicy/probe_{uuid.uuid4().hex[:8]}"
         self.rival_nodes: tuple[str, ...] = ()
+        self._probe: Slot | None = None
+        self._probes = 0
         self._own: tuple[int, tuple[str, ...]] = (0, ())
         self._foreign, self._foreign_at = 0, -float("inf")
         self._stamp, self._seq = 0.0, 0
@@ -90,6 +96,22 @@ class Commands:
         if self.loopback.foreign > self._foreign:
             self._foreign, self._foreign_at = self.loopback.foreign, now
         return max(len(self.rival_nodes), int(now - self._foreign_at <= MEMORY))
+
+    def rendezvous(self, timeout: float) -> bool:
+        """Send a message on the probe topic and wait (real time) for it to come back: everything sent before has then
+        reached the robot, and everything that the robot had said by then has reached us."""
+        if self._probe is None:
+            self._client.advertise(self.probe_topic, TARGET)
+            self._probe = self._client.subscribe(self.probe_topic, TARGET, ordered=False)
+        self._probes += 1
+        message = {"header": header(self._probes, "", self._names.ros), "pose": pose_message(HERE)}
+        before = self._probe.newest()
+        count = before.count if before is not None else 0
+        try:
+            self._client.publish(self.probe_topic, message)
+        except LinkDown:
+            return False
+        return self._probe.wait(timeout, after=count) is not None
 
     def own_nodes(self) -> tuple[str, ...]:
         """Names under which the graph knows this client, as of this connection; waits for answers."""

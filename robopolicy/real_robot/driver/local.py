@@ -8,7 +8,8 @@ runs in a process that no policy can hold up.  In real time::
         driver.run_thread()
         print(driver.preflight().failures())
 
-In lock-step (a ``VirtualClock``) there are no threads but the client's: step the robot, ``tick``, and so on.
+In lock-step (a ``VirtualClock``) there are no threads but the client's: ``rendezvous``, step the robot, ``rendezvous``,
+``tick``, and so on.
 """
 
 from __future__ import annotations
@@ -86,26 +87,10 @@ class LocalDriver(DriverCore):
             self.error = f"{type(e).__name__}: {e}"
             super().disconnect(f"error in the control loop: {self.error}")
 
-    def settle(self, timeout: float = 10.0) -> bool:
-        """In lock-step: wait (real time) until every target sent was heard back, so that the robot has it too."""
-        end = time.monotonic() + timeout
-        while self.commands.age(self.clock.now() + 1.0):
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.0002)
-        return True
-
-    def await_state(self, at: float, timeout: float = 10.0) -> bool:
-        """In lock-step: wait (real time) for a state of the arm as of local ``at`` or later."""
-        end = time.monotonic() + timeout
-        while True:
-            with self.lock:
-                self.take_in(self.clock.now())
-                if self.sources.measured.at >= at - 1e-6:
-                    return True
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.0002)
+    def rendezvous(self, timeout: float = 30.0) -> bool:
+        """In lock-step, before and after a step of the robot: wait (real time) until every target sent is there and
+        everything that the robot said is here; false if the link was lost or ``timeout`` seconds passed."""
+        return self.commands.rendezvous(timeout)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
