@@ -2,6 +2,7 @@
 
   robopolicy twin                                   an empty table on ws://127.0.0.1:9090, in real time
   robopolicy twin --task panda_lift --port 9091     with the scene of an embedded task
+  robopolicy twin --guard                           with a robot-side guard before the controller
   robopolicy twin --lock-step --ros ros2            time stands still until /twin/step is called; ROS 2 names
 
 and, for a twin that runs:
@@ -16,13 +17,19 @@ and, for a twin that runs:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from robopolicy.core.errors import ConfigError, RobopolicyError
+
+if TYPE_CHECKING:
+    from robopolicy.real_robot.twin.config import TwinConfig
+    from robopolicy.real_robot.twin.runner import TwinRunner
 
 ACTIONS = ("serve", "status", "fault", "clear", "recover", "reset")
 
@@ -44,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera-rate", type=float, default=10.0, help="pictures a second of each (10)")
     parser.add_argument("--image-size", type=int, nargs=2, default=[240, 320], metavar=("H", "W"), help="(240 320)")
     parser.add_argument("--lock-step", action="store_true", help="time stands still until /twin/step is called")
+    parser.add_argument("--backend", choices=("rospy", "rclpy"), help="be a node of that ROS graph, without a gateway")
     parser.add_argument(
         "--guard", nargs="?", const="default", choices=("default", "first-run"), help="a robot-side guard before it"
     )
@@ -62,17 +70,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Run twin and gateway until SIGINT or SIGTERM."""
-    from robopolicy.real_robot.guard.config import GuardConfig
+    """Run the twin, with its gateway or on a ROS graph, until SIGINT or SIGTERM."""
     from robopolicy.real_robot.guard.lease import TOPIC_TARGET
     from robopolicy.real_robot.twin.config import TwinConfig
-    from robopolicy.real_robot.twin.runner import running_twin
-    from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 
+    ros = {"rospy": "ros1", "rclpy": "ros2"}.get(args.backend, args.ros)
     config = TwinConfig(
         task=args.task,
         seed=args.seed,
-        ros=args.ros,
+        ros=ros,
         controller=args.controller,
         state_rate=args.state_rate,
         cameras=tuple(args.cameras),
@@ -80,6 +86,40 @@ def serve(args: argparse.Namespace) -> int:
         image_size=tuple(args.image_size),
         lock_step=args.lock_step,
     )
+    done = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: done.set())
+    with _running(args, config) as (runner, where):
+        names = config.interface()
+        what = args.task or "an empty table"
+        print(f"twin: {what} on {where} ({ros}, {args.controller}); Ctrl-C stops it", flush=True)
+        command = f"{TOPIC_TARGET} (guarded: each target with a lease)" if args.guard else names.command
+        print(f"  command {command}\n  state   {names.state}\n  hand    {names.gripper}", flush=True)
+        for name, topic in names.cameras.items():
+            print(f"  camera  {name}: {topic}", flush=True)
+        while not done.wait(0.5):
+            if runner.error:
+                raise RobopolicyError(f"the twin has stopped: {runner.error}")
+    if runner.lost:
+        print(f"twin: {runner.lost / 1000:.1f} s were lost, this machine is too slow for real time with these cameras")
+    return 0
+
+
+@contextlib.contextmanager
+def _running(args: argparse.Namespace, config: TwinConfig) -> Iterator[tuple[TwinRunner, str]]:
+    """The twin, and where it is to be found."""
+    from robopolicy.real_robot.guard.config import GuardConfig
+    from robopolicy.real_robot.twin.runner import relayed_twin, running_twin
+    from robopolicy.real_robot.wire.backends import make_backend
+    from robopolicy.real_robot.wire.gateway_config import GatewayConfig
+
+    if args.backend is not None:
+        if args.guard:
+            raise ConfigError("guard: on a ROS graph the guard is a node of its own: robopolicy guard run")
+        backend = make_backend(args.backend, node="robopolicy_twin")
+        with relayed_twin(config, backend) as runner:
+            yield runner, f"the graph of {args.backend}"
+        return
     door = GatewayConfig(
         host=args.host,
         port=args.port,
@@ -89,25 +129,8 @@ def serve(args: argparse.Namespace) -> int:
     )
     frame = f"{config.arm_id}_link0"
     guard = {None: None, "default": GuardConfig(frame), "first-run": GuardConfig.first_run(frame)}[args.guard]
-    done = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: done.set())
     with running_twin(config, door, guard=guard) as (runner, gateway):
-        names = runner.twin.config.interface()
-        what = args.task or "an empty table"
-        print(f"twin: {what} on {gateway.url} ({args.ros}, {args.controller}); Ctrl-C stops it", flush=True)
-        print(
-            f"  command {names.command if guard is None else TOPIC_TARGET + ' (guarded, with a lease)'}\n  state   {names.state}\n  hand    {names.gripper}",
-            flush=True,
-        )
-        for name, topic in names.cameras.items():
-            print(f"  camera  {name}: {topic}", flush=True)
-        while not done.wait(0.5):
-            if runner.error:
-                raise RobopolicyError(f"the twin has stopped: {runner.error}")
-    if runner.lost:
-        print(f"twin: {runner.lost / 1000:.1f} s were lost, this machine is too slow for real time with these cameras")
-    return 0
+        yield runner, gateway.url
 
 
 def ask(args: argparse.Namespace) -> int:

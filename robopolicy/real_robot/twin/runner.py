@@ -13,17 +13,18 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 
-from robopolicy.core.errors import ServiceFailed
+from robopolicy.core.errors import ConfigError, ServiceFailed
 from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.guard.bus_node import BusGuard
 from robopolicy.real_robot.guard.config import GuardConfig
 from robopolicy.real_robot.guard.shell import TICK
 from robopolicy.real_robot.twin.config import TwinConfig
 from robopolicy.real_robot.twin.twin import Twin
-from robopolicy.real_robot.wire.backends import BusBackend
+from robopolicy.real_robot.wire.backends import Backend, BusBackend
 from robopolicy.real_robot.wire.bus import Bus
 from robopolicy.real_robot.wire.gateway import Gateway, running_gateway
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
+from robopolicy.real_robot.wire.relay import Relay
 
 LOG = logging.getLogger(__name__)
 BATCH = 5  # ticks at a time, so that commands wait no longer than that
@@ -136,3 +137,23 @@ def running_twin(
         twin.faults.attach(server)
         with runner:
             yield runner, server
+
+
+@contextlib.contextmanager
+def relayed_twin(config: TwinConfig, backend: Backend) -> Iterator[TwinRunner]:
+    """A twin as a node of the ROS graph behind ``backend``, for the time of a ``with`` block; closes the back end.
+
+    Raises ``ConfigError`` if the graph speaks another ROS than the twin.
+    """
+    if backend.flavour != config.ros:
+        raise ConfigError(f"the graph speaks {backend.flavour}, the twin {config.ros}; set the twin's ros")
+    twin = Twin(config)
+    bus = Bus(config.ros, twin.clock)
+    twin.bind(bus)
+    relay = Relay(bus, backend)
+    try:
+        with TwinRunner(twin) as runner:
+            yield runner
+    finally:
+        relay.close()
+        backend.close()

@@ -25,7 +25,6 @@ except ImportError as e:
 
 SERVICE_WAIT = 2.0  # s for a service to be found
 CALL_WAIT = 5.0  # s for its answer
-NAME = "robopolicy_gateway"
 
 
 class RclpyBackend:
@@ -33,10 +32,10 @@ class RclpyBackend:
 
     flavour: Flavour = "ros2"
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
         self._context = rclpy.Context()
         rclpy.init(context=self._context)
-        self._node = rclpy.create_node(NAME, context=self._context)
+        self._node = rclpy.create_node(node, context=self._context)
         self._executor = rclpy.executors.MultiThreadedExecutor(2, context=self._context)
         self._executor.add_node(self._node)
         self._publishers: dict[str, tuple[Any, str, set[str]]] = {}

@@ -23,7 +23,6 @@ except ImportError as e:
     ) from None
 
 SERVICE_WAIT = 1.0  # s for a service to be found
-NAME = "robopolicy_gateway"
 
 
 class RospyBackend:
@@ -31,10 +30,10 @@ class RospyBackend:
 
     flavour: Flavour = "ros1"
 
-    def __init__(self) -> None:
+    def __init__(self, node: str) -> None:
         if not rosgraph.is_master_online():
             raise ConfigError("no ROS master answers: start roscore, or set ROS_MASTER_URI and ROS_IP")
-        rospy.init_node(NAME, anonymous=True, disable_signals=True)
+        rospy.init_node(node, anonymous=True, disable_signals=True)
         self._master = rosgraph.Master(rospy.get_name())
         self._publishers: dict[str, tuple[Any, str, set[str]]] = {}
         self._lock = threading.RLock()

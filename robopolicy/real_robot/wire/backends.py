@@ -181,16 +181,19 @@ class BusBackend:
         """Nothing to leave."""
 
 
-def make_backend(name: BackendName, bus: Bus | None = None) -> Backend:
-    """The back end of that name; raises ``ConfigError`` with the way to get ROS where it is not installed."""
+def make_backend(name: BackendName, bus: Bus | None = None, node: str = "robopolicy_gateway") -> Backend:
+    """The back end of that name, as ``node`` on a ROS graph.
+
+    Raises ``ConfigError`` with the way to get ROS where it is not installed.
+    """
     if name == "bus":
         return BusBackend(bus or Bus())
     if name == "rospy":
         from robopolicy.real_robot.wire.backend_rospy import RospyBackend
 
-        return RospyBackend()
+        return RospyBackend(node)
     if name == "rclpy":
         from robopolicy.real_robot.wire.backend_rclpy import RclpyBackend
 
-        return RclpyBackend()
+        return RclpyBackend(node)
     raise ConfigError(f"unknown back end '{name}'" + did_you_mean(name, ("bus", "rospy", "rclpy")))
