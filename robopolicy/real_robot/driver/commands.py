@@ -2,6 +2,7 @@
 
 Every target is a complete ``PoseStamped`` with a stamp of its own (robot's clock, strictly rising), by which it is
 known again when it is heard back.  It is sent on the connection for which preflight was green, or not at all.
+Where a guard stands on the robot's side, a lease goes out before each target and vouches for it by that stamp.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from robopolicy.core.errors import BridgeError, LinkDown
 from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.driver.state_messages import pose_message
 from robopolicy.real_robot.frames import IDENTITY, Pose
+from robopolicy.real_robot.guard.lease import TOPIC_LEASE, TOPIC_TARGET, LeaseWriter
 from robopolicy.real_robot.interface import Interface
 from robopolicy.real_robot.wire.client import RosbridgeClient
 from robopolicy.real_robot.wire.loopback import Loopback
-from robopolicy.real_robot.wire.messages import header
+from robopolicy.real_robot.wire.messages import header, stamp_key
 from robopolicy.real_robot.wire.slot import Slot
 
-TARGET = "geometry_msgs/PoseStamped"
+TARGET, LEASE = "geometry_msgs/PoseStamped", "std_msgs/String"
 MEMORY = 1.0  # s for which a stranger's message on the command topic counts
 HERE = Pose(np.zeros(3), IDENTITY)
 STAMP_STEP = 2e-6  # s between two stamps; floats of this size tell 0.3 microseconds apart
@@ -45,6 +47,7 @@ class Commands:
         self._own: tuple[int, tuple[str, ...]] = (0, ())
         self._foreign, self._foreign_at = 0, -float("inf")
         self._stamp, self._seq = 0.0, 0
+        self._lease = LeaseWriter(f"driver-{uuid.uuid4().hex[:8]}") if names.command == TOPIC_TARGET else None
 
     @property
     def opened(self) -> bool:
@@ -54,13 +57,23 @@ class Commands:
     def open(self) -> None:
         """Advertise the command topic and hear it back."""
         if self.loopback is None:
-            self._client.advertise(self._names.command, TARGET)
+            self._advertise()
             self.loopback = self._client.watch_loopback(self._names.command, TARGET)
 
     def advertise_again(self) -> None:
         """A gateway refuses a second writer for as long as the first is there: ask once more."""
         if self.opened:
-            self._client.advertise(self._names.command, TARGET)
+            self._advertise()
+
+    def _advertise(self) -> None:
+        self._client.advertise(self._names.command, TARGET)
+        if self._lease is not None:
+            self._client.advertise(TOPIC_LEASE, LEASE)
+
+    def arm(self) -> None:
+        """The operator has armed: a new session for the guard, which lets a session that ended never come back."""
+        if self._lease is not None:
+            self._lease.arm()
 
     def restart(self) -> None:
         """A new link: strangers heard on the old one do not count."""
@@ -72,6 +85,9 @@ class Commands:
         self._stamp, self._seq = max(robot_time, self._stamp + STAMP_STEP), self._seq + 1
         stamped = header(self._stamp, self._names.base_frame, self._names.ros, self._seq % 2**32)
         message = {"header": stamped, "pose": pose_message(pose)}
+        stamp = stamp_key(message)
+        if self._lease is not None and stamp is not None:
+            self._client.publish(TOPIC_LEASE, {"data": self._lease.text(stamp)}, epoch=epoch, drop=True)
         sent = self._client.publish(self._names.command, message, epoch=epoch, drop=True)
         self.counters["published" if sent else "not_published"] += 1
         return sent
@@ -80,6 +96,8 @@ class Commands:
         """Take the command topic back."""
         if self.loopback is not None:
             self._client.unadvertise(self._names.command)
+            if self._lease is not None:
+                self._client.unadvertise(TOPIC_LEASE)
             self.loopback = None
 
     # -- watching the topic --------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from robopolicy.core.errors import ConfigError, did_you_mean
 from robopolicy.real_robot.control.observations import GRIPPER_LATENCY as READING_LATENCY
 from robopolicy.real_robot.control.plan import ARM_LATENCY, GRIPPER_LATENCY
 from robopolicy.real_robot.driver.gripper_config import GripperConfig
+from robopolicy.real_robot.guard.lease import TOPIC_TARGET
 from robopolicy.real_robot.hardware import RobotLimits, read_yaml, robot_limits
 from robopolicy.real_robot.interface import Interface, interface
 from robopolicy.real_robot.kinematics import PANDA, Kinematics
@@ -70,6 +71,9 @@ class FrankaBridgeConfig:
     """ROS version behind the bridge; one that speaks the other is refused at connect."""
     controller: str | None = None
     """franka_ros, serl, crisp, or the command topic itself; franka_ros on ROS 1 and crisp on ROS 2 unless given."""
+    guard: bool = False
+    """Whether a guard stands before the controller on the robot's side (``robopolicy guard``): targets go to it, each
+    with a lease."""
     arm_id: str = "panda"
     """First part of frame and joint names."""
     robot: str = "panda"
@@ -131,7 +135,8 @@ class FrankaBridgeConfig:
         """Names on ROS; its cameras are in the order of observations, the anchor first."""
         usual = interface(self.ros, self.controller, self.arm_id, self.camera_names)
         topics = {name: self.cameras[name].topic or usual.cameras[name] for name in self.camera_names}
-        return dataclasses.replace(usual, cameras=topics, state=self.state_topic or usual.state)
+        command = TOPIC_TARGET if self.guard else usual.command
+        return dataclasses.replace(usual, command=command, cameras=topics, state=self.state_topic or usual.state)
 
     @property
     def camera_names(self) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class DriverCore(Engine):
             self.look()
             self._call("confirm_arming", operator=operator)
             self._armed = self._green
+            self.commands.arm()
             self.policy.restart()
             if self.gripper is not None:
                 self.gripper.reset()
