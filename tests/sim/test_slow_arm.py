@@ -48,7 +48,7 @@ def test_fingers_with_a_speed_walk_and_those_without_jump():
             env.step(hold)
         widths[speed] = env.arm.width
     assert widths[None] < 0.01
-    assert 0.06 < widths[0.1] < 0.08 - 3 * 0.005 + 1e-3  # 0.1 m/s for 0.2 s, behind by the servo
+    assert 0.058 < widths[0.1] < 0.070  # 0.1 m/s for 0.2 s, behind by the servo
 
 
 @pytest.mark.parametrize("wrong", [{"speed": 0.0}, {"speed": 0.8}, {"gripper_speed": 0.001}])
