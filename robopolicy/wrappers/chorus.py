@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from robopolicy.core.errors import IncompatibleNoiseLevel
 from robopolicy.core.policy import Prediction
 from robopolicy.samplers.base import Denoiser
 from robopolicy.wrappers.align import Level, Match, Plan
+from robopolicy.wrappers.lanes import side_by_side, worth_it
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Chorus:
     counted: float = 1.0
     """Share of the channels that are not padding."""
     notes: list[list[Tensor]] | None = None
+    at_once: bool = True
+    """Ask the voices side by side where there are threads for it."""
     _shares: list[Tensor] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -60,7 +64,9 @@ class Chorus:
     def voices(self, z: Tensor, t: Tensor) -> list[Prediction]:
         """What each voice says about the leader's state ``z`` ``(N, H, D)``, on the steps that it covers."""
         level = self.plan.at(t)
-        said = [self._say(i, z, t, level, match) for i, match in enumerate(level.matches)]
+        questions = [partial(self._say, i, z, t, level, match) for i, match in enumerate(level.matches)]
+        at_once = self.at_once and worth_it(len(questions), z)
+        said = side_by_side(questions) if at_once else [ask() for ask in questions]
         if self.notes is not None and len(said) > 1:
             self.notes.append([p.eps for p in said])
         return said

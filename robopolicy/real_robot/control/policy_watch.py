@@ -1,49 +1,11 @@
-"""How long the policy takes, and whether it still works.
-
-Source: inference delay in action periods as in real-time chunking (arXiv 2506.07339, section 3).
-"""
+"""Whether the policy still works: one call at a time, and how long it may take."""
 
 from __future__ import annotations
 
-import math
-from collections import deque
-
+from robopolicy.core.latency import LatencyTracker
 from robopolicy.real_robot.limits import Timeouts
 
-WINDOW = 100  # answers remembered
-SHARE = 0.95  # of the answers that are no slower
-LEAP = 2  # action periods by which the delay may change before it is told
 SLOW = 3.0  # times the usual latency after which an unanswered call of a starved plan counts as hung
-
-
-class LatencyTracker:
-    """Latencies of the last hundred answers, seconds."""
-
-    def __init__(self) -> None:
-        self._seconds: deque[float] = deque(maxlen=WINDOW)
-        self._told: int | None = None
-
-    def add(self, seconds: float, dt: float) -> str | None:
-        """Remember one answer; returns a warning when the delay leapt since the last warning."""
-        self._seconds.append(seconds)
-        delay, told = self.delay(dt), self._told
-        if told is None or abs(delay - told) > LEAP:
-            self._told = delay
-            return None if told is None else f"policy latency: {told} -> {delay} action periods of {1e3 * dt:.0f} ms"
-        return None
-
-    @property
-    def usual(self) -> float | None:
-        """95th percentile (nearest rank), seconds; ``None`` before the first answer."""
-        if not self._seconds:
-            return None
-        ranked = sorted(self._seconds)
-        return ranked[math.ceil(SHARE * len(ranked)) - 1]
-
-    def delay(self, dt: float) -> int:
-        """Action periods of ``dt`` seconds that an answer takes, rounded up; 0 before the first answer."""
-        # A latency of exactly two periods is two, whatever its last bit says.
-        return math.ceil((self.usual or 0.0) / dt - 1e-9)
 
 
 class PolicyWatch:

@@ -35,6 +35,8 @@ class RealTimePolicy(Around):
     ``prefix_error``: root mean square over the frozen steps, normalised units (0 for rows without a guide).
     """
 
+    continues = True
+    """Whether ``act`` takes a ``guide``."""
     requires = frozenset({Cap.SCORE})
     mend = (
         "real-time chunking pulls at every noise level: wrap the multi-step flow, diffusion or EDM policy inside, or a "

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from robopolicy.core.errors import RequestRefused
-from robopolicy.real_robot.control.policy_watch import LatencyTracker, PolicyWatch
+from robopolicy.real_robot.control.policy_watch import PolicyWatch
 from robopolicy.real_robot.control.states import ENGAGED, MOVING, Output, State, StateMachine
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.limits import Timeouts
@@ -298,23 +298,3 @@ def test_F21_a_policy_that_is_usually_slow_is_held_for_not_failed():
         w.answered(1.2, 0.1)
     w.began(0.0)
     assert w.problem(1.5, 1.2) is None
-
-
-def test_latency_in_action_periods_is_the_95th_percentile():
-    t = LatencyTracker()
-    assert t.delay(0.1) == 0
-    for k in range(100):
-        t.add(0.15 if k < 95 else 0.9, 0.1)
-    assert t.usual == 0.15
-    assert t.delay(0.1) == 2
-    assert t.add(0.9, 0.1) is None or t.delay(0.1) == 9
-    for _ in range(5):
-        t.add(0.9, 0.1)
-    assert t.delay(0.1) == 9
-
-
-def test_a_leap_of_the_latency_is_told_once():
-    t = LatencyTracker()
-    assert t.add(0.05, 0.1) is None
-    assert "1 -> 5" in t.add(0.45, 0.1)
-    assert t.add(0.45, 0.1) is None
