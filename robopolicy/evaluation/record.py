@@ -60,6 +60,8 @@ class EvaluationRecord:
     created: str
     step: int | None = None
     videos: tuple[str, ...] = field(default=())
+    execution: dict[str, Any] = field(default_factory=dict)
+    """Mode, latency, counts and border jumps (``evaluation.execution``); empty: whole executed parts, no latency."""
     format: int = FORMAT
 
     @property
@@ -118,6 +120,8 @@ class EvaluationRecord:
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the fields and, for other programs, the totals."""
         body = dataclasses.asdict(self)
+        if not self.execution:
+            del body["execution"]
         body["totals"] = {
             "n": len(self.scored),
             "errors": self.errors,

@@ -20,6 +20,7 @@ import numpy as np
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import to_dict
 from robopolicy.evaluation.checks import calibrated, check_fits
+from robopolicy.evaluation.execution import ExecutingPlanner
 from robopolicy.evaluation.progress import Progress
 from robopolicy.evaluation.provenance import describe_nesting, git_commit, machine, package_versions, policy_hash
 from robopolicy.evaluation.record import EvaluationRecord, Timing
@@ -28,6 +29,7 @@ from robopolicy.evaluation.video import Videos
 from robopolicy.sim.pool import Description, Episode, EpisodePool, EpisodeResult, Watch, episode_list
 from robopolicy.sim.registry import EnvConfig, env_config
 from robopolicy.training.chunk_planner import BatchedPolicy, observed_keys, percentiles
+from robopolicy.wrappers.execution import ExecutionConfig
 
 DECODER_OPTIONS = ("sampler", "sampler_options", "num_inference_steps", "spacing", "guidance", "max_steps")
 FILM_SIDE = 320  # pixels; also wide enough for the caption
@@ -52,6 +54,7 @@ def evaluate(
     ray: str = "",
     record: str | Path | None = None,
     record_keys: Sequence[str] | None = None,
+    execution: ExecutionConfig | None = None,
 ) -> EvaluationRecord:
     """Run ``episodes`` episodes and return (and save) the record.
 
@@ -61,10 +64,13 @@ def evaluate(
     Ray cluster, which changes no result.  ``timeout_s`` bounds the simulation of one chunk.  ``latency``: time
     single observations too, one at a time, when the episodes are over.  ``record``: a new folder for a LeRobot dataset
     of all episodes (``evaluation.record_rollouts``) with the observations ``record_keys`` (default: all that the
-    environment offers); it changes no result.
+    environment offers); it changes no result.  ``execution``: how chunks are executed while the policy thinks, with
+    injected latency (``evaluation.execution``); mode rtc wraps a policy that does not continue chunks by itself.  None:
+    ``n_action_steps`` of every chunk, at once.
 
     Raises:
-        PolicyInterfaceError, InvalidObservation, ActionSpaceMismatch: the policy does not fit the environment.
+        PolicyInterfaceError, InvalidObservation, ActionSpaceMismatch: the policy does not fit the environment, or not
+            the mode of execution.
         EnvUnavailable: the environment cannot run here.
         ConfigError: impossible numbers.
     """
@@ -72,6 +78,10 @@ def evaluate(
         raise ConfigError(f"episodes must be >= 1, got {episodes}")
     if videos and out is None:
         raise ConfigError("videos need a place: give out=PATH (on the command line: --out PATH)")
+    if execution is not None and execution.mode == "rtc":
+        from robopolicy.wrappers.execution.policy import real_time
+
+        policy = real_time(policy)
     config, stem = env_config(env), record_stem(out)
     root = None if record is None else check_place(record)
     queue = episode_list(episodes, base_seed)
@@ -86,6 +96,8 @@ def evaluate(
         if root is not None:
             recorder = during.enter_context(RolloutRecorder(root, config, told, queue, keys, description))
         planner = BatchedPolicy(policy, base_seed, told.task)
+        if execution is not None:
+            planner = ExecutingPlanner(policy, base_seed, told.task, execution, told.max_steps)
         films = Videos(stem or Path(), queue, videos, told.task, told.fps, FILM_SIDE)
         policy.reset()
         results, wall = _run(pool, queue, planner, films, progress, on_finish, recorder)
@@ -93,7 +105,15 @@ def evaluate(
         drawn = pool.describe()
     took = dataclasses.replace(timing(results, planner, wall), single_ms=planner.single_ms() if latency else {})
     films_at = tuple(f"{p.parent.name}/{p.name}" for p in films.paths)
-    facts = {"base_seed": base_seed, "slots": slots, "workers": workers, "step": step, "videos": films_at}
+    facts: dict[str, Any] = {
+        "base_seed": base_seed,
+        "slots": slots,
+        "workers": workers,
+        "step": step,
+        "videos": films_at,
+    }
+    if isinstance(planner, ExecutingPlanner):
+        facts["execution"] = planner.report()
     done = new_record(config, drawn, description, results, took, ray, **facts)
     if stem is not None:
         done.save(stem.with_name(stem.name + ".json"))
@@ -149,6 +169,8 @@ def _run(
 
         def finished(result: EpisodeResult) -> None:
             planner.forget(result.index)
+            if isinstance(planner, ExecutingPlanner):
+                planner.settle(result)
             films.finished(result)
             if recorder is not None:
                 recorder.finished(result)

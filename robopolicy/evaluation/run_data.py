@@ -60,10 +60,14 @@ class RunData:
 
     @property
     def headline(self) -> Evaluation | None:
-        """The evaluation that counts: the most episodes, then the newest."""
+        """The evaluation that counts: without injected latency, the most episodes, then the newest."""
         if not self.evaluations:
             return None
-        return max(self.evaluations, key=lambda e: (len(e.record.scored), e.record.created, e.record.step or 0))
+
+        def rank(e: Evaluation) -> tuple[bool, int, str, int]:
+            return not e.record.execution, len(e.record.scored), e.record.created, e.record.step or 0
+
+        return max(self.evaluations, key=rank)
 
 
 def read_run(run_dir: str | Path) -> RunData:

@@ -134,7 +134,8 @@ class EpisodePool:
     ) -> list[EpisodeResult]:
         """Run every episode once; returns the results in the order of ``episodes``.
 
-        ``plan`` maps a ``Batch`` to actions ``(B, n_action_steps, D)``; ``on_finish`` sees each result as it comes.
+        ``plan`` maps a ``Batch`` to actions ``(B, n_action_steps, D)``, or to a list of ``(n_action_steps, D)``, one a
+        row, of any lengths >= 1; ``on_finish`` sees each result as it comes.
         ``on_reply`` sees what every command brought: of an episode first its reset (again if it is tried again), then
         chunk by chunk, the last one before its result.
         """
@@ -198,9 +199,12 @@ class EpisodePool:
         rows = [(s, r) for s in half if (r := self._runs[s]) is not None]
         if not rows:
             return
-        actions = np.asarray(plan(stack_batch([r for _, r in rows])))
-        if actions.ndim != 3 or len(actions) != len(rows) or not actions.shape[1]:
-            raise ConfigError(f"the planner returned {actions.shape}, expected ({len(rows)}, n_action_steps >= 1, D)")
+        planned = plan(stack_batch([r for _, r in rows]))
+        actions = [np.asarray(chunk) for chunk in planned]
+        shapes = [a.shape for a in actions]
+        if len(actions) != len(rows) or any(len(shape) != 2 or not shape[0] for shape in shapes):
+            told = getattr(planned, "shape", shapes)
+            raise ConfigError(f"the planner returned {told}, expected ({len(rows)}, n_action_steps >= 1, D)")
         for (slot, run), chunk in zip(rows, actions, strict=True):
             run.chunk += 1
             self._link(slot).send(Advance(slot, chunk))

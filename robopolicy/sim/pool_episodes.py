@@ -45,7 +45,8 @@ class Batch:
 
 MAX_ATTEMPTS = 2  # an episode whose simulator dies is tried once more, then reported as an error
 
-Planner = Callable[[Batch], np.ndarray]  # -> actions (B, n_action_steps, D)
+# -> actions (B, n_action_steps, D), or one (n_action_steps >= 1, D) a row where rows go on for different times
+Planner = Callable[[Batch], np.ndarray | Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True)

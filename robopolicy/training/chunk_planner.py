@@ -7,7 +7,7 @@ the batch (the number of rows decides the last bits of a network's arithmetic).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,13 @@ class BatchedPolicy:
         self.told: dict[int, list[dict[str, float]]] = {}  # by episode: the info of its chunks
         self._example: dict[str, Any] = {}
 
-    def __call__(self, batch: Batch) -> np.ndarray:
+    def __call__(self, batch: Batch) -> np.ndarray | Sequence[np.ndarray]:
         """Actions ``(B, n_action_steps, D)`` for the rows that wait."""
+        actions: np.ndarray = self.plan(batch).executable
+        return actions
+
+    def plan(self, batch: Batch) -> ActionChunk:
+        """Whole chunks for the rows that wait, timed and noted."""
         start = time.perf_counter()
         obs = self.observation(batch)
         if not self._example:
@@ -58,11 +63,10 @@ class BatchedPolicy:
         ]
         carried = self._carried(batch)
         chunk = self._act(batch, obs, keys, carried)
-        actions: np.ndarray = chunk.executable
         self.seconds.append(time.perf_counter() - start)
         self.rows.append(len(batch))
         self._note(batch, chunk.info)
-        return actions
+        return chunk
 
     def _act(
         self, batch: Batch, obs: dict[str, Any], keys: list[tuple[int, ...]], carried: dict[str, Any]
