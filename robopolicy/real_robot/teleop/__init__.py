@@ -1,0 +1,1 @@
+"""A human's hand on the arm: devices, from their deltas to a setpoint, and who is in command."""
