@@ -20,6 +20,7 @@ from robopolicy.wrappers.config import (
     LeRobotConfig,
     NestingConfig,
     OptimisedConfig,
+    RealTimeConfig,
     Source,
     SteeredConfig,
     ValueGuidedConfig,
@@ -123,6 +124,8 @@ def build(config: NestingConfig, place: Place, device: str = "cpu", fps: float |
         policy = _composed(config, place, device, fps)
     elif isinstance(config, SteeredConfig):
         return _steered(config, place, device, fps).eval()
+    elif isinstance(config, RealTimeConfig):
+        policy = _real_time(config, place, device, fps)
     else:
         policy = _guided(config, place, device, fps)
     if config.sampler:
@@ -200,6 +203,16 @@ def _steered(config: SteeredConfig, place: Place, device: str, fps: float | None
         check_hash(actor, config.sha256.actor, place.at("actor").where)
     settings = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in NOT_SETTINGS}
     return _fitted(place, lambda: SteeredPolicy(policy, actor, **settings))
+
+
+def _real_time(config: RealTimeConfig, place: Place, device: str, fps: float | None) -> Acting:
+    from robopolicy.wrappers.execution.policy import RealTimePolicy
+
+    policy = load_source(config.policy, place.at("policy"), device, fps)
+    if config.sha256 is not None:
+        check_hash(policy, config.sha256, place.at("policy").where)
+    jacobian: Any = "identity" if config.jacobian == "identity" else "true"
+    return _fitted(place, lambda: RealTimePolicy(policy, cap=config.cap, jacobian=jacobian))
 
 
 def _critic(text: str, place: Place, device: str) -> Any:

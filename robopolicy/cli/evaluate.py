@@ -2,6 +2,7 @@
 
 usage: robopolicy evaluate PATH [--env pusht] [--episodes 100] [--env.image_size 96,96 ...]
                            [--sampler.num_inference_steps 3 --sampler.sampler euler ...]
+                           [--execution async --latency 0.2 --execution.steps 6 ...]
 
 PATH is a run (its best checkpoint is taken), a checkpoint, a policy directory, the YAML file of a nesting (policies
 composed, or ranked by a critic: docs/nesting.md), or lerobot:PATH_OR_HUB_ID.  Episode i starts from seed base_seed + i,
@@ -9,6 +10,8 @@ whatever the number of workers.  --sampler.NAME VALUE decodes chunks in another 
 options of its set_sampler; `robopolicy train --help all` explains them).  The record (JSON: every episode, totals with
 intervals, versions) and the films go to RUN/eval/, to eval/ beside a YAML file, or to evaluations/ for a policy outside
 of a run; `robopolicy report RUN` shows them, `robopolicy compare A.json B.json` pairs two of them by seed.
+--execution MODE lets the environment go on while the policy thinks, for --latency SECONDS a chunk (docs/execution.md):
+sync, receding, async, ensemble or rtc; --execution.NAME VALUE sets its options (steps, reach, decay, schedule).
 --record DIR also writes all episodes, failures included, as a LeRobot dataset, from which critics learn.
 
 exit codes: 0 done, 1 done but episodes were lost to simulator errors, 2 wrong input
@@ -26,8 +29,10 @@ from robopolicy.core.errors import ConfigError
 if TYPE_CHECKING:
     from robopolicy.evaluation.record import EvaluationRecord
     from robopolicy.sim.registry import EnvConfig
+    from robopolicy.wrappers.execution import ExecutionConfig
 
 TAKES_REST = True
+TIMED = "timed"  # --latency without a number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", help="record file; films go to a folder of the same name without .json")
     parser.add_argument("--device", default="cpu", help="where the policy runs: cpu or cuda (default cpu)")
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds one chunk may simulate (default 120)")
-    parser.add_argument("--latency", action="store_true", help="also time single observations, after the episodes")
+    parser.add_argument("--execution", metavar="MODE", help="sync, receding, async, ensemble or rtc")
+    parser.add_argument(
+        "--latency",
+        nargs="?",
+        const=TIMED,
+        metavar="SECONDS",
+        help="with --execution: how long an answer takes; without a number: also time single observations",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -60,10 +72,13 @@ def run(args: argparse.Namespace) -> int:
     from robopolicy.api import find_policy, load
     from robopolicy.evaluation.rollout import evaluate
 
-    options, decoder = rest_options(args.rest)
+    rest, execution = execution_options(args.execution, args.latency, args.rest)
+    options, decoder = rest_options(rest)
     directory = find_policy(args.path)
     env = choose_env(args.env, options, directory)
     out = Path(args.out) if args.out else default_out(directory, env.name, args.base_seed, args.episodes)
+    if execution is not None and not args.out:
+        out = out.with_name(f"{out.name}_{execution.mode}_{round(1000 * execution.latency)}ms")
     policy = load(directory, device=args.device)
     if decoder:
         policy.set_sampler(**decoder)
@@ -80,15 +95,36 @@ def run(args: argparse.Namespace) -> int:
         step=training_step(directory),
         policy_path=str(directory),
         timeout_s=args.timeout,
-        latency=args.latency,
+        latency=args.latency == TIMED,
         ray=args.ray,
         record=args.record,
         record_keys=chosen_keys(args.record, args.record_keys),
+        execution=execution,
     )
     print_record(record, out.with_name(out.name.removesuffix(".json") + ".json"))
     if args.record:
         print(f"dataset {args.record}: {len(record.scored)} episodes")
     return 1 if record.errors else 0
+
+
+def execution_options(
+    mode: str | None, latency: str | None, rest: Sequence[str]
+) -> tuple[list[str], ExecutionConfig | None]:
+    """``rest`` without the ``--execution.NAME VALUE`` words, and the mode they describe; None for no mode."""
+    from robopolicy.training.overrides import parse_value, split_arguments
+
+    words, flags = split_arguments(rest)
+    own = {k.removeprefix("execution."): parse_value(v) for k, v in flags.items() if k.startswith("execution.")}
+    kept = [w for name, text in flags.items() if not name.startswith("execution.") for w in (f"--{name}", text)]
+    if mode is None:
+        if own or latency not in (None, TIMED):
+            raise ConfigError("--latency SECONDS and --execution.NAME go with --execution MODE, such as async or rtc")
+        return [*words, *kept], None
+    from robopolicy.core.configs import build_config
+    from robopolicy.wrappers.execution import ExecutionConfig
+
+    seconds = {} if latency in (None, TIMED) else {"latency": latency}
+    return [*words, *kept], build_config(ExecutionConfig, {"mode": mode, **seconds, **own}, "--execution")
 
 
 def chosen_keys(record: str | None, keys: str | None) -> list[str] | None:
@@ -105,6 +141,10 @@ def print_record(record: EvaluationRecord, file: Path) -> None:
     t = record.timing
     print(f"{record.env['name']}: success    {record.success}")
     print(f"{record.env['name']}: max reward {record.max_reward}")
+    if record.execution:
+        from robopolicy.evaluation.execution import summary
+
+        print(f"execution {summary(record.execution)}")
     if record.errors:
         seeds = ", ".join(str(e.seed) for e in record.episodes if e.status == "error")
         print(f"episodes lost to simulator errors, not scored: {record.errors} (seeds {seeds})")

@@ -22,6 +22,7 @@ SETTINGS = (
     *("num_samples", "temperature", "relative_temperature", "reduction", "score_first_step_only", "hysteresis"),
     *("keep", "steps", "eta", "eta_mode", "radius", "selection", "critic_weights", "bounds", "rotations", "max_jump"),
     *("latent_map", "bound", "deterministic"),
+    *("cap", "jacobian"),
 )
 PACKAGES = ("numpy", "torch", "mujoco", "gym-pusht", "pymunk", "robosuite", "robomimic", "gymnasium", "lerobot")
 

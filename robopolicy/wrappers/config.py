@@ -1,6 +1,7 @@
 """Nestings as data: which policies and critics stand inside which wrapper, with which settings (no torch here).
 
-A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised | steered, ...}``, usually a YAML file.
+A nesting is a mapping ``{format: 1, type: composed | value_guided | optimised | steered | real_time, ...}``, usually a
+YAML file.
 A policy inside it is text (a run, a checkpoint, a policy directory, another YAML file, ``lerobot:PATH_OR_HUB_ID``) or a
 mapping of the same form.  Relative paths count from the file's folder.  ``robopolicy.nesting`` builds what these
 classes describe.
@@ -188,6 +189,26 @@ class SteeredConfig:
 
 
 @config_dataclass
+class RealTimeConfig:
+    """A policy whose chunks continue the ones being executed (real-time chunking)."""
+
+    policy: Source
+    """What is guided: a head with a score, or a composition."""
+    type: Literal["real_time"] = "real_time"
+    format: Literal[1] = 1
+    cap: NotNegative | None = 10.0
+    """Largest factor of the pull towards the old chunk; null lifts it."""
+    jacobian: Literal["true", "identity", True] = "true"
+    """true pulls through the network (a backward pass a query), identity leaves its Jacobian out."""
+    sampler: dict[str, Any] = field(default_factory=dict)
+    """Options of the policy's set_sampler."""
+    env: Source | None = None
+    """Environment: a name, or name and kwargs; null takes that of the policy's run."""
+    sha256: Sha256 | None = None
+    """Hash of the policy's weights; others are refused."""
+
+
+@config_dataclass
 class LeRobotConfig:
     """A policy that LeRobot trained; the text ``lerobot:PATH`` is short for it."""
 
@@ -201,12 +222,13 @@ class LeRobotConfig:
     """Options of set_sampler, e.g. ``{sampler: ddim, num_inference_steps: 10}``; empty decodes as LeRobot does."""
 
 
-NestingConfig = ComposedConfig | ValueGuidedConfig | OptimisedConfig | SteeredConfig | LeRobotConfig
+NestingConfig = ComposedConfig | ValueGuidedConfig | OptimisedConfig | SteeredConfig | RealTimeConfig | LeRobotConfig
 TYPES: dict[str, type] = {
     "composed": ComposedConfig,
     "value_guided": ValueGuidedConfig,
     "optimised": OptimisedConfig,
     "steered": SteeredConfig,
+    "real_time": RealTimeConfig,
     "lerobot": LeRobotConfig,
 }
 
