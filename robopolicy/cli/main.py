@@ -32,6 +32,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("robopolicy.cli.bench", "side-by-side speed figures against LeRobot"),
     "twin": ("robopolicy.cli.twin", "a simulated Franka behind the rosbridge protocol, with controller and faults"),
     "robot": ("robopolicy.cli.robot", "a Franka behind a ROS bridge: doctor, monitor, run, replay, calibrate, record"),
+    "deploy": ("robopolicy.cli.deploy", "run a trained policy on the arm: short for robot run --policy PATH"),
     "bridge": ("robopolicy.cli.bridge", "a rosbridge gateway to ROS 1, ROS 2 or an in-process graph"),
     "guard": ("robopolicy.cli.guard", "the robot-side guard: one file for the robot's computer, or a ROS node here"),
     "doctor": ("robopolicy.cli.doctor", "check this machine: packages, rendering, video; says how to mend"),

@@ -14,21 +14,25 @@ import numpy as np
 
 from robopolicy.core.errors import ConfigError
 from robopolicy.real_robot.control.plan import Waypoints
-from robopolicy.real_robot.frames import Pose, at_time
+from robopolicy.real_robot.frames import Pose, at_time, difference
 from robopolicy.real_robot.limits import SafetyLimits
+from robopolicy.real_robot.safety.types import WIDTH_MOST
 
 DT = 0.1  # s between the actions of a motion
 HORIZON = 1.5  # s that a chunk reaches ahead
 AGAIN = 0.5  # s between two chunks
 SHARE = 0.8  # of the speed limit that a motion may use, so that the limiter does not shape it
+SAMPLE = 0.002  # s between the instants at which a motion's speed is looked at
 AXES = {"x": 0, "y": 1, "z": 2}
 
 
 class Motion(Protocol):
     """Where the tool should be ``t`` seconds after the motion began."""
 
-    duration: float
-    """Seconds; infinite for one without an end."""
+    @property
+    def duration(self) -> float:
+        """Seconds; infinite for one without an end."""
+        ...
 
     def at(self, t: float) -> tuple[Pose, float | None]:
         """Pose, and the width of the gripper in m, or ``None`` for no wish."""
@@ -75,25 +79,27 @@ class Sine:
 
     def at(self, t: float) -> tuple[Pose, float | None]:
         """Pose at ``t``."""
-        t = min(max(t, 0.0), self.duration)
-        period = 1 / self.frequency
-        swell = _smooth(t / period) * _smooth((self.duration - t) / period)
         position = np.array(self.pose.position)
-        position[AXES[self.axis]] += swell * self.amplitude * math.sin(2 * math.pi * self.frequency * t)
+        position[AXES[self.axis]] += float(self.along(np.array(t)))
         return Pose(position, self.pose.quaternion), None
+
+    def along(self, times: np.ndarray) -> np.ndarray:
+        """Metres away from the middle at ``times (...)``."""
+        t = np.clip(times, 0.0, self.duration)
+        swell = _smooth(t * self.frequency) * _smooth((self.duration - t) * self.frequency)
+        return np.asarray(swell * self.amplitude * np.sin(2 * math.pi * self.frequency * t))
 
     @property
     def peak_speed(self) -> float:
         """m/s at the steepest point, the growing and shrinking included."""
-        times = np.arange(0.0, self.duration, 0.002)
-        along = np.array([self.at(float(t))[0].position[AXES[self.axis]] for t in times])
-        return float(np.abs(np.diff(along)).max() / 0.002)
+        steps = np.diff(self.along(np.arange(0.0, self.duration, SAMPLE)))
+        return float(np.abs(steps).max() / SAMPLE)
 
 
-def _smooth(share: float) -> float:
+def _smooth(share: np.ndarray) -> np.ndarray:
     """0 to 1 with no slope at either end."""
-    x = min(max(share, 0.0), 1.0)
-    return x * x * (3 - 2 * x)
+    x = np.clip(share, 0.0, 1.0)
+    return np.asarray(x * x * (3 - 2 * x))
 
 
 def fitting_sine(
@@ -149,6 +155,42 @@ class Path:
         i = max(0, int(np.searchsorted(self.times, when, side="right")) - 1)
         width = float(self.widths[i])
         return at_time(self.times, self.track, when), None if math.isnan(width) else width
+
+
+def joined(here: Pose, path: Path, limits: SafetyLimits) -> Path:
+    """``path`` with a straight way from ``here`` to its beginning before it, at half the speed limits."""
+    first = Pose(path.track.position[0], path.track.quaternion[0])
+    turn = float(np.linalg.norm(difference(here.quaternion, first.quaternion)))
+    way = float(np.linalg.norm(first.position - here.position))
+    # The path's own time runs at ``speed``, the way before it must not run faster for that.
+    seconds = path.speed * max(2 * way / limits.speed, 2 * turn / limits.turn_speed, 1.0)
+    times = np.concatenate(((path.times[0] - seconds,), path.times))
+    positions = np.vstack((here.position[None], path.track.position))
+    quaternions = np.vstack((here.quaternion[None], path.track.quaternion))
+    return Path(times, Pose(positions, quaternions), np.concatenate(((np.nan,), path.widths)), path.speed)
+
+
+@dataclass(frozen=True, eq=False)
+class HandSteps:
+    """Stand at ``pose`` while the hand moves ``step`` m away from ``width`` and back, ``moves`` times in all, one every
+    ``every`` s; towards the side where there is more room."""
+
+    pose: Pose
+    width: float
+    step: float = 0.03
+    every: float = 2.0
+    moves: int = 6
+
+    @property
+    def duration(self) -> float:
+        """Seconds, a rest before the first movement included."""
+        return self.every * (self.moves + 1)
+
+    def at(self, t: float) -> tuple[Pose, float | None]:
+        """The pose, and the width asked for."""
+        away = min(int(max(t, 0.0) / self.every), self.moves) % 2
+        step = self.step if self.width + self.step <= WIDTH_MOST else -self.step
+        return self.pose, self.width + away * step
 
 
 @dataclass

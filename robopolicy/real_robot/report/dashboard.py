@@ -5,6 +5,7 @@ It reads ``Driver.status()`` and draws; it never asks the driver for anything el
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -68,7 +69,8 @@ class Dashboard:
     def __exit__(self, *exc: object) -> None:
         if self._live is not None:
             live, self._live = self._live, None
-            live.__exit__(None, None, None)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                live.__exit__(None, None, None)
             for note in self._notes:
                 self._line(note)
 
@@ -91,7 +93,8 @@ class Dashboard:
             self._line(plain_line(status, self._timeouts) + tail)
 
     def _line(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+        with contextlib.suppress(OSError):
+            print(text, file=self._out, flush=True)
 
     def drawn(self, status: Status, extra: Mapping[str, str] | None = None) -> Any:
         """The dashboard as something that rich prints."""

@@ -101,7 +101,8 @@ class RunSeries:
         """(state, from, to) of the run, in order."""
         if not len(self.time):
             return []
-        edges = [0, *(np.nonzero(np.diff(self.state))[0] + 1).tolist(), len(self.time)]
+        changes: list[int] = (np.nonzero(np.diff(self.state))[0] + 1).tolist()
+        edges = [0, *changes, len(self.time)]
         times: list[float] = [*self.time.tolist(), self.seconds]
         return [(STATES[int(self.state[a])], times[a], times[b]) for a, b in pairwise(edges)]
 
@@ -118,9 +119,8 @@ class RunSeries:
 def spans(up: np.ndarray, time: np.ndarray) -> list[tuple[float, float]]:
     """Stretches of time in which ``up (T,)`` is true, from its first tick to the next that is not."""
     edges = np.diff(np.concatenate(([0], up.astype(np.int8), [0])))
-    begins, ends = np.nonzero(edges == 1)[0], np.nonzero(edges == -1)[0]
-    last = len(time) - 1
-    return [(float(time[a]), float(time[min(b, last)])) for a, b in zip(begins, ends, strict=True)]
+    begins, ends = np.nonzero(edges == 1)[0], np.minimum(np.nonzero(edges == -1)[0], len(time) - 1)
+    return [(float(a), float(b)) for a, b in zip(time[begins], time[ends], strict=True)]
 
 
 def windowed_speed(time: np.ndarray, position: np.ndarray, window: float = 0.1) -> np.ndarray:

@@ -1,0 +1,143 @@
+"""A policy as the performer of a session: loaded, compared with the robot, warmed up, then asked in its own thread."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from robopolicy.core.errors import ConfigError, RobopolicyError
+
+if TYPE_CHECKING:
+    from robopolicy.real_robot.deploy.adapters import Adapter
+    from robopolicy.real_robot.deploy.runner import PolicyRunner
+    from robopolicy.real_robot.driver.config import FrankaBridgeConfig
+    from robopolicy.real_robot.driver.contract import Check, Driver, Status
+
+WARM_UP = 6  # questions before arming; the first ones are slow and do not count
+COUNTED = 4
+LOOK = 5.0  # s within which there must be an observation
+JOIN = 10.0  # s that a question may take to end
+
+
+class PolicyPerformer:
+    """``prepare`` before arming; then ``step`` only looks after the thread that asks.
+
+    Raises ``ConfigError`` for options that do not fit the policy, ``ActionSpaceMismatch`` with every difference between
+    the checkpoint and the robot.
+    """
+
+    def __init__(self, args: argparse.Namespace, config: FrankaBridgeConfig, driver: Driver, episode: int = 0) -> None:
+        from robopolicy.api import find_policy, load
+        from robopolicy.real_robot.deploy.adapters import make_adapter
+
+        self.driver, self.config, self.args, self.episode = driver, config, args, episode
+        self.path = find_policy(args.policy)
+        self.policy: Any = load(self.path, device=args.device)
+        if args.execution == "rtc":
+            from robopolicy.wrappers.execution.policy import real_time
+
+            self.policy = real_time(self.policy)
+        spec = self.policy.action_spec
+        self.adapter: Adapter = make_adapter(self.policy.observation_spec, spec, follows=args.follows, task=args.task)
+        self.runner: PolicyRunner | None = None
+        self.error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    # -- before arming -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> list[Check]:
+        """Compare features, ask a few times on what the robot shows now, choose the execution mode.
+
+        Returns the findings; the driver must be connected.  Raises as the class says.
+        """
+        from robopolicy.real_robot.control.checks import require_same_features
+        from robopolicy.real_robot.control.observations import NoSnapshot
+        from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
+        from robopolicy.real_robot.driver.preflight_robot import policy_checks
+        from robopolicy.wrappers.execution import make_executor
+
+        args, spec, adapter = self.args, self.policy.action_spec, self.adapter
+        seen = self._seen(1)
+        objects = () if isinstance(seen, NoSnapshot) else seen.object_names
+        offered = adapter.offered(self.config, objects)
+        require_same_features(adapter.wanted, offered, spec, adapter.space, adapter.fps)
+        latency = self._warmed_up() + args.inject_latency
+        lead = hand_over(self.config.arm_latency, args.follows)
+        steps = {} if args.steps is None else {"steps": args.steps}
+        executor = make_executor(args.execution, spec, latency=latency, lead=lead, **steps)
+        self.runner = PolicyRunner(
+            *(self.driver, self.policy, executor, adapter),
+            slowness=Slowness(args.inject_latency),
+            usual=latency,
+            seed=args.seed + self.episode,
+        )
+        return policy_checks((), latency, spec.dt, executor.reach)
+
+    def _seen(self, steps: int) -> Any:
+        """The newest observation, waited for; ``NoSnapshot`` if there is none in time."""
+        from robopolicy.real_robot.control.observations import NoSnapshot
+
+        end = self.driver.clock.now() + LOOK
+        while True:
+            seen = self.driver.snapshot(steps, self.policy.action_spec.dt)
+            if not isinstance(seen, NoSnapshot) or self.driver.clock.now() > end:
+                return seen
+            time.sleep(0.02)
+
+    def _warmed_up(self) -> float:
+        """Seconds that an answer takes, the slowest of the counted ones; nothing is submitted."""
+        from robopolicy.real_robot.control.observations import NoSnapshot
+
+        taken = []
+        for i in range(WARM_UP):
+            seen = self._seen(self.adapter.steps)
+            if isinstance(seen, NoSnapshot):
+                raise ConfigError(f"no observation for the policy: {seen.why}")
+            began = time.perf_counter()
+            self.policy.act(self.adapter.observation(seen), noise_keys=[(0, i)], observed_at=seen.time)
+            taken.append(time.perf_counter() - began)
+        return max(taken[-COUNTED:])
+
+    # -- the session ---------------------------------------------------------------------------------------------------
+
+    def step(self, now: float, status: Status) -> None:
+        """Begin to ask, if nobody does; raises what the policy raised."""
+        if self.error is not None:
+            raise RobopolicyError(f"the policy failed: {type(self.error).__name__}: {self.error}") from self.error
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._ask, name="policy", daemon=True)
+            self._thread.start()
+
+    def _ask(self) -> None:
+        assert self.runner is not None
+        try:
+            self.runner.run()
+        except Exception as e:  # told to the driver already; the session ends with it
+            self.error = e
+
+    def pause(self, now: float) -> None:
+        """The runner sees by itself that nothing runs."""
+
+    def done(self, now: float) -> bool:
+        """Never: the time or the operator ends it."""
+        return False
+
+    def lines(self) -> Mapping[str, str]:
+        """Latency and counts."""
+        if self.runner is None:
+            return {}
+        found = {"policy p95": f"{1e3 * self.runner.usual:.0f} ms"}
+        found |= {f"chunks {name}": str(n) for name, n in sorted(self.runner.counters.items())}
+        if self.runner.counters["blind"] and self.runner.why_blind:
+            found["last without a picture"] = self.runner.why_blind
+        return found
+
+    def close(self) -> None:
+        """End the asking."""
+        if self.runner is not None:
+            self.runner.stop()
+        if self._thread is not None:
+            self._thread.join(JOIN)
