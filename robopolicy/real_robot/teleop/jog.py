@@ -19,7 +19,7 @@ from robopolicy.real_robot.safety.types import WIDTH_MOST, Setpoint
 from robopolicy.real_robot.teleop.device import Reading
 
 LONGEST = 0.05  # s between two readings that are believed: a hand that was not read for longer is not caught up
-REACH, TURN_REACH = 0.02, 0.10  # m and rad by which the wish may be ahead of what is emitted
+AHEAD = 0.03  # s of the hand's own speed by which the wish may be ahead of what is emitted
 STEP = 1.25  # by which "faster" and "slower" change the speed
 
 
@@ -76,9 +76,9 @@ class Jog:
         position = self._pose.position + dt * straight
         quaternion = turned(self._pose.quaternion, dt * turning)
         if emitted is not None:
-            position = emitted.position + _ahead(position - emitted.position, straight, REACH)
+            position = emitted.position + _ahead(position - emitted.position, straight)
             ahead = difference(emitted.quaternion, quaternion)
-            quaternion = turned(emitted.quaternion, _ahead(ahead, turning, TURN_REACH))
+            quaternion = turned(emitted.quaternion, _ahead(ahead, turning))
         self._pose = Pose(position, quaternion / np.linalg.norm(quaternion))
         if reading.gripper is not None:
             self._width = WIDTH_MOST * min(max(reading.gripper, 0.0), 1.0)
@@ -92,14 +92,14 @@ def _unit(share: tuple[float, float, float]) -> np.ndarray:
     return _within(np.nan_to_num(np.array(share, np.float64)), 1.0)
 
 
-def _ahead(way: np.ndarray, hand: np.ndarray, most: float) -> np.ndarray:
-    """The part of ``way`` that goes where the hand goes, at most ``most``: what the setpoint still does of itself, as
-    it brakes, is not pulled back, and a hand that turns round has nothing to make up for."""
+def _ahead(way: np.ndarray, hand: np.ndarray) -> np.ndarray:
+    """The part of ``way`` that goes where the hand goes, at most ``AHEAD`` seconds of it: what the setpoint still does of
+    itself, as it brakes, is not pulled back, and a hand that turns round has nothing to make up for."""
     speed = float(np.linalg.norm(hand))
     if speed == 0:
         return np.zeros(3)
     direction = hand / speed
-    return direction * min(max(0.0, float(way @ direction)), most)
+    return direction * min(max(0.0, float(way @ direction)), AHEAD * speed)
 
 
 def _within(vector: np.ndarray, most: float) -> np.ndarray:

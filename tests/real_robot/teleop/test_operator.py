@@ -14,7 +14,7 @@ from robopolicy.real_robot.frames import Pose, difference, downward
 from robopolicy.real_robot.limits import SafetyLimits
 from robopolicy.real_robot.safety.types import WIDTH_MOST
 from robopolicy.real_robot.teleop.device import Reading
-from robopolicy.real_robot.teleop.jog import LONGEST, REACH, TURN_REACH, Jog, JogConfig
+from robopolicy.real_robot.teleop.jog import AHEAD, LONGEST, Jog, JogConfig
 from robopolicy.real_robot.teleop.operator import Teleoperator
 from robopolicy.real_robot.teleop.scripted import ScriptedDevice
 from robopolicy.real_robot.twin.config import TwinConfig
@@ -91,8 +91,10 @@ def test_a_hand_that_was_not_read_for_long_is_not_caught_up_and_the_wish_stays_n
     assert wish.position[0] - 0.5 <= LONGEST * LIMITS.speed
     for k in range(200):
         wish = jog.step(Reading((1, 0, 0), (0, 0, 1), held=True), start, 60.0 + 0.02 * k)
-    assert np.linalg.norm(wish.position - start.position) == pytest.approx(REACH)
-    assert np.linalg.norm(difference(start.quaternion, wish.quaternion)) == pytest.approx(TURN_REACH)
+    assert np.linalg.norm(wish.position - start.position) == pytest.approx(AHEAD * 0.8 * LIMITS.speed, rel=0.01)
+    assert np.linalg.norm(difference(start.quaternion, wish.quaternion)) == pytest.approx(
+        AHEAD * 0.8 * LIMITS.turn_speed, rel=0.01
+    )
     back = jog.step(Reading((-1, 0, 0), held=True), start, 64.02)
     assert back.position[0] < wish.position[0]
 
@@ -126,7 +128,9 @@ def test_a_held_button_drives_the_arm_at_the_wished_speed_and_letting_go_holds(d
     start = d.driver.twin.pose.position
     d.step(100)
     steps = np.diff(np.array([e for e in d.emitted if e is not None]), axis=0)
-    assert np.linalg.norm(steps[60:80], axis=-1) == pytest.approx(0.8 * LIMITS.speed * 0.01, rel=0.02)
+    speeds = np.linalg.norm(steps, axis=-1) / 0.01
+    assert speeds[120:150] == pytest.approx(0.8 * LIMITS.speed, rel=0.04)
+    assert speeds.max() < 1.1 * 0.8 * LIMITS.speed
     assert d.driver.twin.pose.position[0] - start[0] > 0.08
     assert d.step(1, Reading()).state is State.HOLD
     d.step(50)
