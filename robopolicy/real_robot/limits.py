@@ -19,6 +19,7 @@ __all__ = [
     "CAP_BOX",
     "HARD_CAPS",
     "HARD_FLOORS",
+    "TIMEOUT_CAPS",
     "Box",
     "RobotLimits",
     "SafetyLimits",
@@ -241,6 +242,10 @@ class Timeouts:
         for field in fields(self):  # type: ignore[arg-type]
             if not (math.isfinite(value := getattr(self, field.name)) and value > 0):
                 raise ConfigError(f"{field.name}: expected a time above 0 s, got {value}")
+            if value > (cap := TIMEOUT_CAPS[field.name]):
+                raise ConfigError(
+                    f"{field.name}={value:g} s is above its hard cap {cap:g} s; lower it, the cap cannot move"
+                )
         for soft, hard in (
             *(("tick", "tick_late"), ("tick_late", "tick_hold"), ("state_soft", "state_hard")),
             *(("loopback_soft", "loopback_hard"), ("camera_soft", "camera_hard")),
@@ -256,3 +261,14 @@ class Timeouts:
     def for_state_rate(rate: float) -> Timeouts:
         """Timeouts that fit a state published at ``rate`` Hz: a 30 Hz publisher is given a little longer."""
         return Timeouts() if rate >= 50 else Timeouts(state_soft=0.12, state_hard=0.30)
+
+
+TIMEOUT_CAPS: Mapping[str, float] = {
+    **{"tick": 0.020, "tick_late": 0.040, "tick_hold": 0.20},
+    **{"ping_interval": 1.0, "ping_timeout": 1.0},
+    **{"state_soft": 0.25, "state_hard": 0.50, "loopback_soft": 0.30, "loopback_hard": 0.60},
+    **{"camera_soft": 0.50, "camera_hard": 1.0, "skew": 0.10, "gripper_reading": 2.0},
+    **{"dead_man": 0.50, "starvation": 2.0, "policy_slack": 1.0, "policy_hard": 30.0},
+    **{"service": 5.0, "accept": 5.0, "gripper": 30.0, "homing": 60.0, "recovery": 30.0, "lease": 0.20},
+}
+"""Longest that each time-out may be set to: a watchdog that waits for ever is none."""

@@ -118,6 +118,13 @@ def test_timeouts_are_in_order_and_slow_publishers_get_more():
     assert lim.Timeouts.for_state_rate(100).state_soft == 0.10
     assert lim.Timeouts.for_state_rate(30) == lim.Timeouts(state_soft=0.12, state_hard=0.30)
     with pytest.raises(ConfigError, match="state_soft < state_hard"):
-        lim.Timeouts(state_soft=0.4)
+        lim.Timeouts(state_hard=0.05)
     with pytest.raises(ConfigError, match=r"lease: expected 0.10 to 0.20"):
-        lim.Timeouts(lease=0.5)
+        lim.Timeouts(lease=0.05)
+
+
+def test_no_timeout_can_be_set_so_long_that_it_is_none():
+    for name in vars(lim.Timeouts()):
+        with pytest.raises(ConfigError, match=rf"{name}=1e\+09 s is above its hard cap"):
+            lim.Timeouts(**{name: 1e9})
+        assert lim.TIMEOUT_CAPS[name] < 61

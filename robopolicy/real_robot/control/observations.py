@@ -224,8 +224,8 @@ class Observer:
             return NoSnapshot("no robot state yet")
         if (age := self.state_age(now)) > self._t.state_soft:
             return NoSnapshot(f"robot state {age:.2f} s old, limit {self._t.state_soft:g} s")
-        if self._hand and not self._widths:
-            return NoSnapshot("no gripper state yet")
+        if self._hand and (old := self.ages(now)["gripper"]) > self._t.gripper_reading:
+            return NoSnapshot(f"no gripper state for {old:.2f} s, limit {self._t.gripper_reading:g} s")
         when, ages = self._states[-1].time, {"state": age}
         if self._tracked:
             ages["objects"] = now - self._objects[-1][0] if self._objects else np.inf

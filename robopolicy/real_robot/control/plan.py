@@ -22,6 +22,8 @@ from robopolicy.real_robot.safety.types import Setpoint
 from robopolicy.real_robot.safety.validity import LARGEST, NORM, sane
 
 SLACK = 0.010  # s before now within which an action already counts as late
+GAP = 1.0  # s that may pass before the first action of a chunk and between two: a pause in it would look like a plan
+LONGEST, MOST = 60.0, 1024  # s that a chunk may reach ahead, and actions that it may have
 STRETCH = 2.0  # action periods by which stretching may shift an action before the rest is dropped
 ARM_LATENCY, GRIPPER_LATENCY = 0.20, 0.10  # s; where calibration starts from
 
@@ -55,6 +57,8 @@ class Waypoints:
                 f"chunk: expected N >= 1 stamps, poses and gripper widths, got {stamps.shape}, "
                 f"{self.track.position.shape} and {np.shape(grip) if grip is not None else None}"
             )
+        if n > MOST or (np.isfinite(dt) and dt > GAP):
+            return f"chunk: {n} actions of {dt:g} s, limits {MOST} and {GAP:g} s"
         if not sane(self.track) or not np.isfinite(stamps).all() or not (np.isfinite(dt) and dt > 0):
             return f"chunk: a number in it is not finite or beyond {LARGEST:g}, or dt is not above zero"
         if grip is not None and not np.isfinite(grip).all():
@@ -62,8 +66,14 @@ class Waypoints:
         norms = np.linalg.norm(self.track.quaternion, axis=-1)
         if not ((norms >= NORM[0]) & (norms <= NORM[1])).all():
             return f"chunk: a quaternion has norm {norms[np.argmax(np.abs(norms - 1))]:.3f}, expected 1"
-        if (np.diff(stamps) <= 0).any():
+        gaps = np.diff(stamps)
+        if (gaps <= 0).any():
             return "chunk: its stamps do not rise"
+        if (gaps > GAP).any() or stamps[-1] - stamps[0] > LONGEST:
+            return (
+                f"chunk: {max(gaps):.1f} s between two actions and {stamps[-1] - stamps[0]:.1f} s in all, limits "
+                f"{GAP:g} s and {LONGEST:g} s"
+            )
         return None
 
 
@@ -147,6 +157,10 @@ class Plan:
         if late == len(due):
             self.over_budget += 1
             return Merge(late=late, over_budget=True)
+        if due[late] - now > GAP:
+            # However full of actions, until then there is nothing to do, and nobody would call it starvation.
+            self.stop(now)
+            return Merge(refused=f"chunk: its first action is due in {due[late] - now:.1f} s, limit {GAP:g} s")
         before, when = self._previous(now)
         steps = max(1, round((due[late] - when) / chunk.dt))
         track = Pose(chunk.track.position[late:], normalised(chunk.track.quaternion[late:]))

@@ -175,3 +175,25 @@ def test_the_gripper_has_its_own_latency_and_holds_its_last_value():
     assert p.at(0.21).gripper == 0.06
     assert p.at(0.31).gripper == 0.02
     assert p.at(3.0).gripper == 0.02
+
+
+def test_F21_a_chunk_dated_far_ahead_is_no_plan_and_hides_no_starvation():
+    for early, taken in ((1.05, 0), (0.95, 2)):
+        p = plan()
+        merge = p.merge(chunk([0.455, 0.460], early), 0.0)
+        assert merge.taken == taken
+        assert (merge.refused is not None) == (taken == 0)
+        if not taken:
+            assert "first action is due in 1.1 s" in merge.refused
+            assert p.end == 0.0
+
+
+def test_F21_a_pause_inside_a_chunk_or_too_long_a_one_is_refused():
+    p = plan()
+    pause = replace(chunk([0.455, 0.460], 0.3), stamps=np.array((0.3, 1.4)))
+    assert "1.1 s between two actions" in p.merge(pause, 0.0).refused
+    long = chunk(np.full(100, 0.45), 0.3, dt=0.7)
+    assert "69.3 s in all" in p.merge(long, 0.0).refused
+    assert "1025 actions" in p.merge(chunk(np.full(1025, 0.45), 0.3, dt=0.01), 0.0).refused
+    # A period without end would let stretching shift actions without end.
+    assert "limits" in p.merge(replace(chunk([0.455], 0.3), dt=1e9), 0.0).refused
