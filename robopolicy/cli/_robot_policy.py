@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 from robopolicy.core.errors import ConfigError, RobopolicyError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from robopolicy.real_robot.control.plan import Waypoints
     from robopolicy.real_robot.deploy.adapters import Adapter
     from robopolicy.real_robot.deploy.runner import PolicyRunner
     from robopolicy.real_robot.driver.config import FrankaBridgeConfig
     from robopolicy.real_robot.driver.contract import Check, Driver, Status
+    from robopolicy.real_robot.recording.recorder import Recorder
 
 WARM_UP = 6  # questions before arming; the first ones are slow and do not count
 COUNTED = 4
@@ -44,7 +48,22 @@ class PolicyPerformer:
         self.adapter: Adapter = make_adapter(self.policy.observation_spec, spec, follows=args.follows, task=args.task)
         self.runner: PolicyRunner | None = None
         self.error: Exception | None = None
+        self.recorder: Recorder | None = None
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def record(self, root: Path, facts: Mapping[str, Any]) -> None:
+        """Also write what is seen and done into the LeRobot dataset ``root``; call before ``prepare``."""
+        from robopolicy.real_robot.recording.features import AdaptedFeatures
+        from robopolicy.real_robot.recording.recorder import Recorder
+
+        c, adapter = self.config, self.adapter
+        self.recorder = Recorder(
+            *(self.driver, root, adapter.fps, AdaptedFeatures(adapter)),
+            latency=c.arm_latency,
+            gripper_latency=c.gripper_latency,
+            facts={**facts, "checkpoint": str(self.path)},
+        )
 
     # -- before arming -------------------------------------------------------------------------------------------------
 
@@ -69,7 +88,7 @@ class PolicyPerformer:
         steps = {} if args.steps is None else {"steps": args.steps}
         executor = make_executor(args.execution, spec, latency=latency, lead=lead, **steps)
         self.runner = PolicyRunner(
-            *(self.driver, self.policy, executor, adapter),
+            *(self.driver if self.recorder is None else _Remembered(self), self.policy, executor, adapter),
             slowness=Slowness(args.inject_latency),
             usual=latency,
             seed=args.seed + self.episode,
@@ -107,7 +126,10 @@ class PolicyPerformer:
         """Begin to ask, if nobody does; raises what the policy raised."""
         if self.error is not None:
             raise RobopolicyError(f"the policy failed: {type(self.error).__name__}: {self.error}") from self.error
+        self._record()
         if self._thread is None:
+            if self.recorder is not None and not self.recorder.recording:
+                self.recorder.begin(self.args.task or self.args.policy)
             self._thread = threading.Thread(target=self._ask, name="policy", daemon=True)
             self._thread.start()
 
@@ -120,6 +142,12 @@ class PolicyPerformer:
 
     def pause(self, now: float) -> None:
         """The runner sees by itself that nothing runs."""
+        self._record()
+
+    def _record(self) -> None:
+        if self.recorder is not None and self._thread is not None:
+            with self._lock:
+                self.recorder.tick()
 
     def done(self, now: float) -> bool:
         """Never: the time or the operator ends it."""
@@ -141,3 +169,29 @@ class PolicyPerformer:
             self.runner.stop()
         if self._thread is not None:
             self._thread.join(JOIN)
+        if self.recorder is not None:
+            kept = self.recorder.end()
+            self.recorder.close()
+            why = self.recorder.ended or "; ".join(self.recorder.marks)
+            print(
+                f"dataset {self.recorder.root}: "
+                + ("one episode more" if kept else "nothing kept")
+                + f" ({why})" * bool(why)
+            )
+
+
+class _Remembered:
+    """The driver with ``submit`` told to the recorder; everything else is the driver's."""
+
+    def __init__(self, performer: PolicyPerformer) -> None:
+        self._performer = performer
+
+    def submit(self, chunk: Waypoints) -> bool:
+        """See ``Driver``."""
+        performer = self._performer
+        assert performer.recorder is not None
+        with performer._lock:
+            return performer.recorder.submit(chunk)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._performer.driver, name)

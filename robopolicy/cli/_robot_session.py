@@ -17,6 +17,7 @@ from robopolicy.core.errors import RequestRefused, RobopolicyError
 from robopolicy.real_robot.control.states import MOVING, State
 
 if TYPE_CHECKING:
+    from robopolicy.cli._robot_teleop import Hand
     from robopolicy.real_robot.driver.contract import Check, Driver, Status
     from robopolicy.real_robot.motions import Player
     from robopolicy.real_robot.report.dashboard import Dashboard
@@ -100,9 +101,9 @@ class MotionPerformer:
 
 @dataclass
 class Session:
-    """``run`` returns the exit code.  ``interactive``: somebody can press keys.  ``duration``: seconds in RUNNING.
+    """``run`` returns the exit code.  ``interactive``: somebody can press keys.  ``duration``: seconds in motion.
 
-    ``intervention``: called at each look while a human drives (``None`` where no device is there).
+    ``hand``: of a human who may take over, ``None`` where no device is there.
     """
 
     driver: Driver
@@ -111,7 +112,7 @@ class Session:
     operator: str
     interactive: bool
     duration: float | None = None
-    intervention: Callable[[float, Status], None] | None = None
+    hand: Hand | None = None
     sleep: Callable[[float], None] = time.sleep
     elapsed: float = field(default=0.0, init=False)
     quit: bool = field(default=False, init=False)
@@ -122,7 +123,8 @@ class Session:
     def on_key(self, key: str) -> None:
         """Do what a key asks for; what the state does not allow is noted, never raised."""
         try:
-            self._do(key)
+            if self.hand is None or not self.hand.takes(key):
+                self._do(key)
         except RobopolicyError as e:
             self.board.note(str(e))
 
@@ -138,7 +140,9 @@ class Session:
         elif key == "e":
             driver.estop()
         elif key == "h":
-            self._hand_over()
+            if self.hand is None:
+                raise RequestRefused("h: no teleoperation device; name one with --teleop")
+            self.hand.toggle()
         elif key == "c":
             driver.recover(self.operator)
             self.board.note("the robot was asked to clear its errors; a then y arms again")
@@ -148,14 +152,6 @@ class Session:
         elif key == "y":
             driver.confirm_arming(self.operator)
             self.board.note("armed; r runs")
-
-    def _hand_over(self) -> None:
-        if self.intervention is None:
-            raise RequestRefused("h: no teleoperation device; name one with --teleop")
-        if self.driver.status().state is State.HUMAN:
-            self.driver.release()
-        else:
-            self.driver.intervene()
 
     # -- the run (in the main thread) ----------------------------------------------------------------------------------
 
@@ -181,12 +177,12 @@ class Session:
             self.sleep(PERIOD)
 
     def _perform(self, now: float, status: Status) -> None:
+        if self.hand is not None:
+            self.hand.step()
         if status.state is State.RUNNING:
             self.performer.step(now, status)
-            return
-        self.performer.pause(now)
-        if status.state is State.HUMAN and self.intervention is not None:
-            self.intervention(now, status)
+        else:
+            self.performer.pause(now)
 
     def _ended(self, now: float, status: Status, stopped: float | None) -> int | None:
         """The exit code, or ``None`` to go on."""
@@ -208,12 +204,13 @@ class Session:
         return {**left, **self.performer.lines()}
 
 
-def preflight(driver: Driver, performer: Performer) -> None:
+def preflight(driver: Driver, performer: Performer | None = None) -> None:
     """Look at everything; raises ``NotArmed`` with what speaks against arming."""
     from robopolicy.cli.robot_doctor import print_report
     from robopolicy.real_robot.driver.contract import Report
 
-    report = Report((*driver.preflight().checks, *performer.prepare()))
+    found = driver.preflight().checks
+    report = Report((*found, *(performer.prepare() if performer is not None else ())))
     if not report.green:
         print_report(report)
         raise NotArmed("preflight speaks against arming; `robopolicy robot doctor` shows the same with cures")

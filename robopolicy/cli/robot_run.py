@@ -21,6 +21,7 @@ exit codes: 0 done, 1 held or faulted (one line says why), 2 wrong input, no lin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,7 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--device", default="cpu", help="where the policy runs: cpu or cuda (cpu)")
     group.add_argument("--seed", type=int, default=0, help="of the policy's noise; episode i takes seed + i (0)")
-    group.add_argument("--teleop", metavar="DEVICE", help="device that takes over with h: keyboard or gamepad")
+    group.add_argument("--teleop", metavar="DEVICE", help="what takes over after h: keyboard or gamepad")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -102,23 +103,30 @@ def run(args: argparse.Namespace) -> int:
     confirm = not twin and args.holds_stop is None
     code = 0
     for episode in range(args.episodes):
-        code = max(code, run_episode(args, config, operator, confirm, episode))
+        code = max(code, run_episode(args, config, operator, confirm, episode, twin))
         if code:
             break
     return code
 
 
 def run_episode(
-    args: argparse.Namespace, config: FrankaBridgeConfig, operator: str, confirm: bool, episode: int
+    args: argparse.Namespace, config: FrankaBridgeConfig, operator: str, confirm: bool, episode: int, twin: bool
 ) -> int:
     """One episode, from connecting to taking the command topic back."""
-    from robopolicy.cli._robot_driver import opened_driver
+    from robopolicy.cli._robot_driver import ask_twin, opened_driver
+    from robopolicy.cli._robot_policy import PolicyPerformer
 
     folder = None if args.record is None else Path(args.record) / f"episode_{episode:03d}"
     facts = {"policy": args.policy, "operator": operator, "robot": args.robot, "url": config.url, "episode": episode}
+    if twin and args.episodes > 1:
+        ask_twin(config, "reset", seed=args.seed + episode)
     with opened_driver(config, folder, facts, args.in_process) as driver:
         performer = performer_of(args, config, driver, episode)
+        if args.record is not None and isinstance(performer, PolicyPerformer):
+            performer.record(Path(args.record) / "dataset", facts)
         code = armed_session(args, config, driver, performer, operator, confirm)
+    if twin and (solved := (ask_twin(config) or {}).get("succeeded")) is not None:
+        print(f"twin: the task is {'solved' if solved else 'not solved'}")
     if folder is not None:
         write_report(folder)
     return code
@@ -160,17 +168,23 @@ def armed_session(
     from robopolicy.cli._keyboard import Keyboard
     from robopolicy.cli._robot_driver import connect
     from robopolicy.cli._robot_session import KEYS, Session, arm, preflight
+    from robopolicy.cli._robot_teleop import opened_hand
     from robopolicy.cli._signals import holding_signals
     from robopolicy.real_robot.report.dashboard import Dashboard
 
-    with holding_signals(driver):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(holding_signals(driver))
         connect(driver, monitor_only=False)
         preflight(driver, performer)
+        limits = config.safety()
+        hand = stack.enter_context(opened_hand(getattr(args, "teleop", None), driver, limits))
         title = f"{args.policy} on {config.url} ({args.robot}, limits {config.limits}), {operator}"
-        board = Dashboard(title, config.safety(), config.times, KEYS)
-        session = Session(driver, performer, board, operator, sys.stdin.isatty(), args.duration)
+        board = Dashboard(title, limits, config.times, KEYS)
+        session = Session(driver, performer, board, operator, sys.stdin.isatty(), args.duration, hand)
         try:
             with Keyboard(session.on_key, driver.heartbeat) as keyboard:
+                if hand is not None and hand.fed is not None:
+                    hand.fed.source = keyboard
 
                 def ask(question: str) -> str:
                     with keyboard.lines():

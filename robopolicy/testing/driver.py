@@ -16,7 +16,7 @@ from robopolicy.real_robot.driver.contract import Check, Report, Status
 from robopolicy.real_robot.frames import Pose, downward
 from robopolicy.real_robot.limits import SafetyLimits, Timeouts
 from robopolicy.real_robot.report.dashboard import Dashboard
-from robopolicy.real_robot.safety.types import SafetyFlag
+from robopolicy.real_robot.safety.types import SafetyFlag, Setpoint
 
 FINE = (Check("link", True, "up"),)
 HERE = Pose(np.array((0.45, 0.0, 0.3)), downward(0.0))
@@ -32,6 +32,7 @@ class FakeDriver:
         self.calls: list[str] = []
         self.chunks: list[Waypoints] = []
         self.at: dict[float, Callable[[], None]] = {}
+        self.wishes: list[tuple[float, Setpoint]] = []
         self.epoch = 0
 
     def sleep(self, seconds: float) -> None:
@@ -110,6 +111,10 @@ class FakeDriver:
     def heartbeat(self) -> None:
         """See ``Driver``."""
         self.calls.append("heartbeat")
+
+    def teleop(self, wish: Setpoint) -> None:
+        """See ``Driver``."""
+        self.wishes.append((self.clock.now(), wish))
 
     def submit(self, chunk: Waypoints) -> bool:
         """See ``Driver``."""

@@ -10,10 +10,12 @@ import pytest
 
 from robopolicy.cli._robot_driver import NotArmed
 from robopolicy.cli._robot_session import MotionPerformer, Session, arm, preflight
+from robopolicy.cli._robot_teleop import FedKeys, Hand
 from robopolicy.cli._signals import holding_signals
 from robopolicy.core.errors import RobopolicyError
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.contract import Check
+from robopolicy.real_robot.limits import SafetyLimits
 from robopolicy.real_robot.motions import Hold, Player, Sine
 from robopolicy.testing.driver import FakeDriver, plain_board
 
@@ -102,15 +104,18 @@ def test_keys_that_the_state_does_not_allow_are_noted_and_never_raised():
     assert driver.state is State.ESTOP
 
 
-def test_h_takes_over_and_gives_back():
-    driver, wishes = running(), []
-    made, _ = session(driver, duration=2.0, intervention=lambda now, status: wishes.append(now))
-    driver.at = {10.5: lambda: made.on_key("h"), 11.0: lambda: made.on_key("h"), 11.5: lambda: made.on_key("r")}
+def test_h_takes_over_moves_by_the_keys_and_gives_back():
+    driver = running()
+    made, _ = session(driver, duration=2.0)
+    made.hand = Hand(driver, FedKeys(), SafetyLimits())
+    driver.at = {10.5: lambda: made.on_key("h"), 10.7: lambda: made.on_key("r"), 11.0: lambda: made.on_key("h")}
+    driver.at[11.5] = lambda: made.on_key("r")
     assert made.run() == 0
     assert [c for c in driver.calls if c in ("intervene", "release", "resume")] == ["intervene", "release", "resume"]
-    assert wishes
-    assert min(wishes) >= 10.5
-    assert max(wishes) <= 11.0
+    wishes = [(at, w.rate[2]) for at, w in driver.wishes]
+    assert all(10.5 <= at <= 11.03 for at, _ in wishes)
+    assert {rate > 0 for at, rate in wishes if 10.72 < at < 10.9} == {True}  # r is up, not resume, in a human's hand
+    assert {rate for at, rate in wishes if at < 10.69} == {0.0}
 
 
 def test_after_a_fault_it_takes_recovery_and_both_steps_of_arming_to_go_on():
