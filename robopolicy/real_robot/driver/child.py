@@ -48,7 +48,8 @@ class Child:
         self.process, self._channel = _started(memory)
         self._reader = threading.Thread(target=self._listen, name="control-process", daemon=True)
         self._reader.start()
-        self._send(first)
+        with contextlib.suppress(ControlProcessLost):  # ``ready`` says so
+            self._send(first)
 
     def ready(self, seconds: float) -> None:
         """Wait until it is; raises what kept it from that."""

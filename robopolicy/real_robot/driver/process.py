@@ -67,6 +67,7 @@ class ControlProcess:
         self._saying, self._showing = threading.Lock(), threading.Lock()
         self._ending: tuple[str, int, float] | None = None
         self._goodbye: int | None = None
+        self._lateness: Mapping[str, float] = {}
 
     def keep_log(self, folder: str, facts: Mapping[str, Any]) -> None:
         """Write the run's log; call before ``run``.  Raises ``DatasetError`` if the folder cannot be used."""
@@ -105,6 +106,8 @@ class ControlProcess:
             return
         self._fetch(now)
         record = self.core.tick(now)
+        if self.core.ticks % 100 == 0:
+            self._lateness = self.core.lateness.summary()
         self.show()
         after = self.clock.now()
         self.house.between(after, now + self.grid.period - after, record.state in ENGAGED)
@@ -128,6 +131,7 @@ class ControlProcess:
         extra = {
             **status.extra,
             **self.facts,
+            "lateness": self._lateness,
             "late_worst": self.core.lateness.worst,
             "missed_deadlines": self.grid.skipped,
             "too_large": self.sink.dropped,
@@ -149,7 +153,7 @@ class ControlProcess:
                 return
             if message["call"] == "disconnect":
                 self._goodbye = message["id"]
-                self.end("disconnected", FINE)
+                self.end(message["arguments"]["why"], FINE)
                 return
             if message["call"] in SLOW:
                 threading.Thread(target=self._answer, args=(message,), name=message["call"], daemon=True).start()
@@ -226,7 +230,7 @@ def _guarded() -> Iterator[None]:
 
 def prepared(start: Mapping[str, Any], channel: Connection, memory: int, parent: int) -> ControlProcess:
     """The control process as its first message describes it."""
-    scheduling, warning = claim_priority()
+    scheduling, warning = claim_priority() if start["realtime"] else ("as started", None)
     config = build_config(FrankaBridgeConfig, start["config"])
     board = Board(camera_rooms({name: config.cameras[name].size for name in config.camera_names}), memory)
     clock = SystemClock()

@@ -90,9 +90,16 @@ class Lateness:
         self.worst = max(self.worst, seconds)
 
     def percentiles(self) -> tuple[float, float]:
-        """Median and 99th percentile (nearest rank); zeros before the first."""
+        """Median and 99th percentile (nearest rank) of the last thousand; zeros before the first."""
         ordered = sorted(self._recent) or [0.0]
         return ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+
+    def summary(self) -> dict[str, float]:
+        """Of the last thousand: ``p50``, ``p99``, ``max`` (s), ``over_5ms`` (share) and ``n``."""
+        p50, p99 = self.percentiles()
+        n = len(self._recent)
+        over = sum(late > 0.005 for late in self._recent) / max(n, 1)
+        return {"p50": p50, "p99": p99, "max": max(self._recent, default=0.0), "over_5ms": over, "n": n}
 
 
 class Housekeeping:

@@ -43,12 +43,17 @@ class FrankaBridgeRobot:
         config: the set-up.
         log: a new folder for the run's log (``log.RunLog``), written by the control process; none unless given.
         facts: what the log is to say about the run besides (JSON).
+        realtime: whether the control process asks for a real-time priority; without one, ticks come late under load.
 
     Raises ``ControlProcessLost`` if the control process does not start.  Also a context manager.
     """
 
     def __init__(
-        self, config: FrankaBridgeConfig, log: str | Path | None = None, facts: Mapping[str, Any] | None = None
+        self,
+        config: FrankaBridgeConfig,
+        log: str | Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+        realtime: bool = True,
     ) -> None:
         self.config, self.clock = config, SystemClock()
         self._owner = os.getpid()
@@ -59,7 +64,7 @@ class FrankaBridgeRobot:
         self._side = PolicySide(self._board)
         self._mirror = Mirror(self._board, lambda: Sources(config).observer)
         folder = None if log is None else str(Path(log).resolve())
-        first = {"config": dump_config(config), "log": folder, "facts": dict(facts or {})}
+        first = {"config": dump_config(config), "log": folder, "facts": dict(facts or {}), "realtime": realtime}
         self._child = Child(self._board.block.fd, first, self._gone)
         self._lock = self._child.lock
         atexit.register(self.disconnect)
@@ -217,7 +222,7 @@ class FrankaBridgeRobot:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def disconnect(self) -> None:
+    def disconnect(self, why: str = "disconnected") -> None:
         """See ``Driver``; ends the control process, however it fares, and gives the shared memory back."""
         if os.getpid() != self._owner:  # a forked worker that ends: the arm is not its business
             return
@@ -226,7 +231,7 @@ class FrankaBridgeRobot:
         try:
             if not again and not self._closed:
                 with contextlib.suppress(ControlProcessLost, ServiceFailed):
-                    self._call("disconnect")
+                    self._call("disconnect", why=why)
         finally:
             self._close()
 
@@ -242,4 +247,4 @@ class FrankaBridgeRobot:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.disconnect()
+        self.disconnect("an exception in the program" if exc[0] is not None else "disconnected")

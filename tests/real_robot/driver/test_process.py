@@ -395,7 +395,7 @@ SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "except
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", *SLOW])
-def test_F40_whatever_ends_the_program_the_arm_is_stopped_first(twin, how):
+def test_F40_F25_whatever_ends_the_program_the_arm_is_stopped_first(twin, how):
     twin.ask()
     program = subprocess.Popen(
         [sys.executable, "-c", PARENT, twin.url, how, str(Path(__file__).parent)],
@@ -410,7 +410,7 @@ def test_F40_whatever_ends_the_program_the_arm_is_stopped_first(twin, how):
     assert program.returncode != 0
     if how in ("SIGINT", "exception"):
         ended = json.loads(out)
-        assert ended["why"] == "disconnected"
+        assert ended["why"] == "an exception in the program"
         took = ended["stop_target_after"]
     else:
         line = next(x for x in err.splitlines() if x.startswith("control process"))
