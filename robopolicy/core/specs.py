@@ -21,6 +21,7 @@ ENVIRONMENT_STATE = "observation.environment_state"
 IMAGES = "observation.images."
 DEPTH = "observation.depth."
 CAMERA_POSE = "observation.camera_pose."
+TIME = "observation.time."  # when a source really saw what a frame holds; for the record, no observation
 GOAL = "goal."
 TASK = "task"
 ACTION = "action"

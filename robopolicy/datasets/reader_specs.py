@@ -8,6 +8,7 @@ from typing import Any
 from robopolicy.core.errors import ConfigError, DatasetError, did_you_mean
 from robopolicy.core.specs import (
     ACTION,
+    TIME,
     ActionSpace,
     FeatureKind,
     FeatureSpec,
@@ -39,7 +40,7 @@ def observation_spec(info: Info, features: Iterable[Feature]) -> ObservationSpec
     specs = []
     for feature in features:
         observed = feature.key.startswith(("observation.", "goal.")) or feature.is_camera
-        if not observed or feature.storage == "string":
+        if not observed or feature.storage == "string" or feature.key.startswith(TIME):
             continue
         kind = FeatureKind.IMAGE if feature.is_camera else kind_of_key(feature.key)
         if kind is FeatureKind.IMAGE and not feature.is_camera:
