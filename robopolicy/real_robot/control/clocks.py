@@ -89,6 +89,14 @@ class OffsetEstimator:
             return f"clock: the offset to the robot changed by {change:+.3f} s at once"
         return None
 
+    def adopt(self, now: float) -> str | None:
+        """Use the measured offset at once where the one in use is so far off that its stamps would be refused, which
+        slewing would not mend for minutes; returns that as a reason to hold, else ``None``."""
+        if self.measured is None or abs(gap := self.measured.theta - self.theta(now)) <= FUTURE + self.measured.error:
+            return None
+        self._theta = self.measured.theta
+        return f"clock: the offset to the robot was {gap:+.3f} s off the measured one"
+
     @property
     def ready(self) -> bool:
         """Whether a burst was completed."""

@@ -30,7 +30,7 @@ class ClockSync:
         self._client, self._clock = client, clock
         self._estimator = OffsetEstimator()
         self._lock = threading.Lock()
-        self._next = -math.inf
+        self._next = self._asked = -math.inf
         self._moved = False
         self.trouble: str | None = UNKNOWN
         self.failure = ""
@@ -58,6 +58,10 @@ class ClockSync:
         """A new connection: measure again soon."""
         self._next = -math.inf
 
+    def hurry(self) -> None:
+        """Stamps do not fit the offset in use: measure again, at most once a second."""
+        self._next = min(self._next, self._asked + RETRY)
+
     def distrust(self, why: str) -> None:
         """Stamps show that a clock was set: nothing is believed until it was measured again."""
         with self._lock:
@@ -67,7 +71,8 @@ class ClockSync:
 
     def probe(self) -> Offset | None:
         """One burst; the offset, or ``None`` and a ``failure`` if the server does not answer."""
-        self._next = self._clock.now() + PERIOD
+        self._asked = self._clock.now()
+        self._next = self._asked + PERIOD
         step: str | None = None
         try:
             for _ in range(BURST):
@@ -79,6 +84,7 @@ class ClockSync:
             return None
         self.failure = ""
         with self._lock:
+            step = step or self._estimator.adopt(self._clock.now())
             if self.trouble == UNKNOWN:
                 self.trouble = None
             elif self.trouble is not None or step is not None:

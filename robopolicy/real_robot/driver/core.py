@@ -6,6 +6,7 @@ all of them in their order.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,11 +15,11 @@ from robopolicy.core.errors import RequestRefused
 from robopolicy.real_robot.control.observations import NoSnapshot, Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import ENGAGED, State
-from robopolicy.real_robot.control.watchdogs import STOPPED, fault_of
+from robopolicy.real_robot.control.watchdogs import STOPPED, fault_of, hold_of
 from robopolicy.real_robot.driver.contract import Report, Status
 from robopolicy.real_robot.driver.engine import Engine
 from robopolicy.real_robot.driver.inspection import Inspection
-from robopolicy.real_robot.driver.preflight import run_preflight
+from robopolicy.real_robot.driver.preflight import CAMERA_SHARE, STATE_RATE, run_preflight
 from robopolicy.real_robot.safety.types import SafetyFlag, Setpoint
 from robopolicy.real_robot.wire.client import LinkState
 
@@ -44,6 +45,11 @@ class DriverCore(Engine):
         """Second step: ARMED, where the arm stands.  Targets go out on the link for which preflight was green only."""
         with self.lock:
             self.look()
+            # What would hold the arm at the first tick is better told now than made a fault then.
+            now = self.clock.now()
+            held = hold_of(self._health(now, self._linked, self.commands.age(now)), self.times)
+            if held is not None and self.machine.state is State.READY:
+                raise RequestRefused(f"arm: {held}")
             self._call("confirm_arming", operator=operator)
             self._armed = self._green
             self.commands.arm()
@@ -216,12 +222,42 @@ class DriverCore(Engine):
                 extra=self._extra(now),
             )
 
+    def counters(self) -> dict[str, int]:
+        """Everything that is counted."""
+        found: dict[str, int] = dict(dataclasses.asdict(self.loop.counters))
+        found |= self.sources.counters | self.commands.counters
+        found |= {"reconnects": self.reconnects, "sent": self.client.sent, "discarded": self.client.discarded}
+        found |= {f"wire.{name}": n for name, n in (self.client.counters | self.client.inbox.counters).items()}
+        if self.gripper is not None:
+            found |= {f"gripper.{name}": n for name, n in self.gripper.counters.items()}
+        return found
+
+    def late(self) -> tuple[float, float]:
+        """Median and 99th percentile of how late the last ticks began, s; made anew every hundred ticks."""
+        if self._late[0] != self.ticks // 100:
+            self._late = self.ticks // 100, self.lateness.percentiles()
+        return self._late[1]
+
     def _extra(self, now: float) -> dict[str, object]:
         found: dict[str, object] = {"monitor_only": self.monitor_only, "operator": self.machine.operator}
         found |= {"clock_trouble": self.sync.trouble, "pictures": dict(self.sources.pictures)}
+        found |= {"warnings": self._warnings()}
         found |= {"least_delay": self.sources.state.watch.least_delay, "rtt": self.client.rtt}
         if self.gripper is not None:
             found |= {"gripper_problem": self.gripper.problem, "gripper_holding": self.gripper.holding}
+        return found
+
+    def _warnings(self) -> list[str]:
+        """What is not as it should be, and no reason to hold."""
+        found, rates = [], self.sources.observer.rates()
+        wanted = {"state": STATE_RATE} | {
+            f"camera.{name}": CAMERA_SHARE * camera.fps for name, camera in self.config.cameras.items()
+        }
+        for name, least in wanted.items():
+            if 0 < rates[name] < least:
+                found.append(f"{name} at {rates[name]:.1f} Hz, expected {least:g} or more")
+        if self.sync.failure:
+            found.append(f"the robot's time is not told: {self.sync.failure}")
         return found
 
     # -- the end -------------------------------------------------------------------------------------------------------

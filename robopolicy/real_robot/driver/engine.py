@@ -133,6 +133,8 @@ class Engine:
         up, epoch = self.client.state is LinkState.UP, self.client.epoch
         if up and epoch == self._epoch:
             self._linked = True
+            if self.client.inbox.bad_burst(self.clock.now()):
+                self.client.drop_link("more than 20 unreadable frames a second")
             return True
         if self._linked:
             self._linked = False
@@ -201,9 +203,12 @@ class Engine:
         """Read what arrived since (also between ticks, for the freshest observation)."""
         with self.lock:
             if self.sync.ready:
+                future = self.sources.counters["state.future"]
                 trouble = self.sources.drain(now, self.sync.theta(now), self._epoch)
                 if trouble is not None:
                     self.sync.distrust(trouble)
+                elif self.sources.counters["state.future"] > future:
+                    self.sync.hurry()
 
     def _health(self, now: float, link: bool, loopback: float | None) -> Health:
         observer, arm, worker = self.sources.observer, self.sources.arm, self.gripper
@@ -264,27 +269,11 @@ class Engine:
         if self._recovery is not None:
             self._recovering = self._recovery.send()
 
-    # -- the rest ------------------------------------------------------------------------------------------------------
+    # -- the end ------------------------------------------------------------------------------------------------------
 
     def _sleep(self, seconds: float) -> None:
         # In lock-step only the sockets need time, the robot's stands still: whoever steps it sets ``pass_time``.
         time.sleep(min(seconds, 0.01) if isinstance(self.clock, VirtualClock) else seconds)
-
-    def counters(self) -> dict[str, int]:
-        """Everything that is counted."""
-        found: dict[str, int] = dict(dataclasses.asdict(self.loop.counters))
-        found |= self.sources.counters | self.commands.counters
-        found |= {"reconnects": self.reconnects, "sent": self.client.sent, "discarded": self.client.discarded}
-        found |= {f"wire.{name}": n for name, n in (self.client.counters | self.client.inbox.counters).items()}
-        if self.gripper is not None:
-            found |= {f"gripper.{name}": n for name, n in self.gripper.counters.items()}
-        return found
-
-    def late(self) -> tuple[float, float]:
-        """Median and 99th percentile of how late the last ticks began, s; made anew every hundred ticks."""
-        if self._late[0] != self.ticks // 100:
-            self._late = self.ticks // 100, self.lateness.percentiles()
-        return self._late[1]
 
     def close(self) -> None:
         """Take the topics back and disconnect."""

@@ -108,6 +108,7 @@ class Sources:
         self.measured = Measured(-math.inf, nowhere[:3], nowhere)
         self.arm: ArmState | None = None
         self.width: float | None = None
+        self._back = math.inf, -math.inf
 
     def restart(self, clock_set: bool = False) -> None:
         """A new link, or a clock that was set: what is known is void."""
@@ -158,14 +159,16 @@ class Sources:
         return found
 
     def _set_back(self, epoch: int) -> str | None:
-        """The robot's clock was set back: its slot drops every state as old although it arrives later."""
-        slot, arm = self.state.slot, self.state
+        """The robot's clock was set back: its slot drops every state as old, although each is newer than the one
+        before.  A single old one is only late."""
+        slot = self.state.slot
         if slot is None or slot.last_stale is None or (newest := slot.newest()) is None or newest.stamp is None:
             return None
         (stamp, arrival), slot.last_stale = slot.last_stale, None
+        (before, then), self._back = self._back, (stamp, arrival)
         back = stamp - newest.stamp
-        if back < -STEP and arrival > newest.arrival and newest.epoch == epoch:
-            arm.queue.clear()
+        if back < -STEP and before < stamp and newest.arrival < then and newest.epoch == epoch:
+            self.state.queue.clear()
             return f"clock: the robot's stamps jumped by {back:+.3f} s"
         return None
 

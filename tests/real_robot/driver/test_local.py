@@ -32,7 +32,7 @@ def test_connect_preflight_arm_start_follow_and_hold(rig):
     assert status.measured.position == pytest.approx(start + np.array((0.06, 0.0, -0.03)), abs=4e-3)
     assert status.emitted.position == pytest.approx(start + np.array((0.06, 0.0, -0.03)), abs=1e-3)
     assert status.starved == pytest.approx(0.95, abs=0.02)
-    assert status.counters["starved"] == 1
+    assert status.counters["starved"] == 2  # before the first chunk and after it
     assert status.rates["state"] == pytest.approx(100, abs=0.5)
     assert status.ages["state"] < 0.002
     assert status.ages["gripper"] < 0.04
@@ -175,12 +175,26 @@ def test_a_human_takes_over_and_gives_back(rig):
     assert r.step().state is State.RUNNING
 
 
-def test_the_dead_man_is_needed_to_arm_and_to_move(rig):
+def test_F25_the_dead_man_is_needed_to_arm_and_to_move(rig):
     r = rig(dead_man=True)
     r.ready()
     r.driver.ask_to_arm("Ada")
+    with pytest.raises(RequestRefused, match="arm: operator's dead-man not heard"):
+        r.driver.confirm_arming("Ada")
+
+    def step(n):
+        for _ in range(n):
+            r.driver.heartbeat()
+            record = r.step()
+        return record
+
+    r.driver.heartbeat()
     r.driver.confirm_arming("Ada")
-    assert r.step().state is State.FAULT
+    assert step(3).state is State.ARMED
+    r.driver.start()
+    assert r.driver.submit(r.line(seconds=2.0))
+    assert step(40).state is State.RUNNING
+    assert 0.28 <= r.until(State.HOLD, 40) <= 0.35
     assert "dead-man" in r.why
 
 
