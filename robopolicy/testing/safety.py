@@ -181,7 +181,7 @@ def trial(
             plan.merge(chunk, now)
         for k in range(ticks):
             now += tick * float(rng.choice((1.0, 1.0, 1.0, 1.0, 3.0)))
-            wish = plan.at(now) if not raw else _raw(chunk, k, rng)
+            wish = plan.at(now) if not raw else raw_setpoint(chunk, k, rng)
             measured = arm.measured(now - 0.005)
             going = safety.going
             e = safety.step(wish if rng.uniform() < 0.97 else None, measured, tick, now, Link(epoch))
@@ -198,7 +198,8 @@ def trial(
     return trace
 
 
-def _raw(chunk: Waypoints, k: int, rng: np.random.Generator) -> Setpoint:
+def raw_setpoint(chunk: Waypoints, k: int, rng: np.random.Generator) -> Setpoint:
+    """Action ``k`` of a chunk as a setpoint of its own, past the plan's checks, with a speed that may be nonsense."""
     i = k % len(chunk.stamps)
     pose = Pose(chunk.track.position[i], chunk.track.quaternion[i])
     rate = rng.normal(size=6) * rng.choice((0.0, 0.1, 10.0))
