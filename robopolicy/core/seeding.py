@@ -16,6 +16,7 @@ STREAMS = {
     "goal": 8,
     "choice": 9,
     "replay": 10,
+    "latency": 11,
 }
 
 

@@ -65,15 +65,15 @@ class PandaArm:
         self._ik = DownwardIK()
         self.reset(np.array((0.45, 0.0, 0.25, 0.0)))
 
-    def reset(self, pose: np.ndarray) -> None:
-        """Put the arm at rest at tool pose ``(x, y, z, yaw)`` with an open gripper."""
+    def reset(self, pose: np.ndarray, width: float = WIDTH_MAX) -> None:
+        """Put the arm at rest at tool pose ``(x, y, z, yaw)``, with an open gripper unless a ``width`` (m) is given."""
         q = self._ik.solve(HOME, pose, iterations=60, tolerance=1e-9)
         self._data.qpos[self._q] = q
-        self._data.qpos[self._fingers] = WIDTH_MAX / 2
+        self._data.qpos[self._fingers] = width / 2
         self._data.ctrl[self._motors] = q
-        self._data.ctrl[self._grip] = WIDTH_MAX / 2
+        self._data.ctrl[self._grip] = width / 2
         self._q_target = q
-        self._opening = WIDTH_MAX
+        self._opening = width
         self.setpoint = np.array(pose, np.float64)
 
     def move(self, target: np.ndarray) -> None:

@@ -1,0 +1,230 @@
+"""A driver and a twin in lock-step over a real websocket: virtual time, equal runs for equal seeds, no sleeping.
+
+Everything that would run on an arm does: client, gateway, safety filter, state machine, hand, watchdogs.  Only time is
+ours: between two control ticks the twin is stepped by its service, and nobody goes on before what was said has arrived.
+
+    with LockStep("panda_lift") as world:
+        episode = world.begin(seed=100000)
+        while episode.now < 10 and not episode.succeeded:
+            runner.poll()
+            episode.tick()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robopolicy.core.errors import BridgeError
+from robopolicy.real_robot.clock import VirtualClock
+from robopolicy.real_robot.control.loop import Inputs, TickRecord
+from robopolicy.real_robot.control.plan import Merge, Waypoints
+from robopolicy.real_robot.control.states import State
+from robopolicy.real_robot.control.watchdogs import Health
+from robopolicy.real_robot.driver.config import FrankaBridgeConfig
+from robopolicy.real_robot.driver.local import LocalDriver
+from robopolicy.real_robot.log.tap import Call
+from robopolicy.real_robot.safety.types import SafetyFlag
+from robopolicy.real_robot.twin.config import TwinConfig
+from robopolicy.real_robot.twin.runner import running_twin
+from robopolicy.real_robot.twin.twin import Twin
+from robopolicy.real_robot.wire.gateway_config import GatewayConfig
+
+TICK_MS = 10
+SETTLE = 0.3  # s before the preflight: rates are measured over it
+OPERATOR = "lock-step"
+STEP_TIMEOUT = 60.0  # real seconds that a step of the twin may take
+
+
+@dataclass(eq=False)
+class Episode:
+    """One run of a fresh driver on a fresh scene, from READY on.
+
+    ``driver``: for the runner.  ``twin``: the robot's side, for pictures and for its verdict.  ``started``: time at
+    which it began to run.
+    """
+
+    driver: LocalDriver
+    twin: Twin
+    clock: VirtualClock
+    started: float = 0.0
+    records: list[TickRecord] = field(default_factory=list)
+    speeds: list[float] = field(default_factory=list)
+
+    @property
+    def now(self) -> float:
+        """Seconds since it started."""
+        return self.clock.now() - self.started
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the task was solved at some moment so far."""
+        return self.twin.succeeded
+
+    def tick(self, count: int = 1) -> TickRecord:
+        """So many control ticks, each followed by 10 ms of the robot."""
+        for _ in range(count):
+            record = self.driver.tick()
+            self.records.append(record)
+            self._step()
+            self.speeds.append(float(np.linalg.norm(self.twin.arm.twist[:3])))
+        return record
+
+    def arm_and_start(self) -> None:
+        """Two steps of arming and the start, as an operator does them; raises ``BridgeError`` if preflight is red."""
+        report = self.driver.preflight()
+        if not report.green:
+            raise BridgeError("preflight: " + "; ".join(report.failures()))
+        self.driver.ask_to_arm(OPERATOR)
+        self.driver.confirm_arming(OPERATOR)
+        self.tick(2)
+        self.driver.start()
+        self.started = self.clock.now()
+        self.records.clear()
+        self.speeds.clear()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass while nothing moves (preflight asks for it)."""
+        self.tick(max(1, round(1000 * seconds / TICK_MS)))
+
+    def _step(self) -> None:
+        if not self.driver.rendezvous():
+            raise BridgeError("lock-step: the link was lost")
+        answer = self.driver.client.call_service(
+            "/twin/step", "robopolicy_msgs/Step", {"ticks": TICK_MS}, timeout=STEP_TIMEOUT
+        )
+        if not answer["success"]:
+            raise BridgeError(f"lock-step: {answer['message']}")
+        if not self.driver.rendezvous():
+            raise BridgeError("lock-step: the link was lost")
+
+
+@dataclass(eq=False)
+class LockStep:
+    """A twin behind its gateway, for many episodes; use it with ``with``.
+
+    ``robot``: settings of the driver, whose url is set here.  ``options``: of the task.  ``twin``: other settings of
+    the twin.
+    """
+
+    task: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    robot: FrankaBridgeConfig = field(default_factory=lambda: FrankaBridgeConfig(objects="/twin/objects"))
+    twin: dict[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> LockStep:
+        self.clock = VirtualClock()
+        cameras = tuple(self.robot.camera_names)
+        sizes = {self.robot.cameras[name].size for name in cameras} or {(96, 96)}
+        config = TwinConfig(
+            **{
+                "task": self.task,
+                "options": {"cameras": (), **self.options} if self.task else None,
+                "cameras": cameras,
+                "image_size": sizes.pop(),
+                "camera_rate": min((self.robot.cameras[n].fps for n in cameras), default=10.0),
+                "state_rate": self.robot.state_rate,
+                "ros": self.robot.ros,
+                "lock_step": True,
+                **self.twin,
+            }
+        )
+        self._stack = contextlib.ExitStack()
+        self.runner, self.gateway = self._stack.enter_context(
+            running_twin(config, GatewayConfig(port=0), clock=self.clock)
+        )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @contextlib.contextmanager
+    def episode(self, seed: int, change: Callable[[LocalDriver], None] | None = None) -> Iterator[Episode]:
+        """The scene of ``seed`` and a fresh driver that runs in it; ``change`` sees the driver before it connects."""
+        twin = self.runner.twin
+        twin.reset(seed)
+        config = dataclasses.replace(self.robot, url=self.gateway.url)  # type: ignore[type-var]
+        with LocalDriver(config, self.clock) as driver:
+            if change is not None:
+                change(driver)
+            episode = Episode(driver, twin, self.clock)
+            driver.pass_time = episode.pass_time
+            driver.connect(monitor_only=False)
+            episode.pass_time(SETTLE)
+            episode.arm_and_start()
+            yield episode
+
+
+# -- what a run says of its chunks -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """Distances between consecutive actions that were executed, m: ``inside`` chunks, and at the ``borders`` where one
+    replaced another."""
+
+    inside: np.ndarray
+    borders: np.ndarray
+
+
+class ChunkRecorder:
+    """A ``Tap`` that keeps what the driver did with every chunk, and counts the filter's flags, ticks by ticks."""
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[Waypoints, Merge, float]] = []
+        self.flags: Counter[str] = Counter()
+        self.notes: list[tuple[str, float]] = []
+        self._waiting: Waypoints | None = None
+
+    def ticked(self, inputs: Inputs, record: TickRecord) -> None:
+        """See ``Tap``."""
+        for flag in SafetyFlag:
+            if flag & record.flags:
+                self.flags[str(flag.name).lower()] += 1
+        if record.merge is not None and self._waiting is not None:
+            self.chunks.append((self._waiting, record.merge, record.at))
+            self._waiting = None
+
+    def submitted(self, chunk: Waypoints, taken: bool, at: float) -> None:
+        """See ``Tap``."""
+        self._waiting = chunk if taken else None
+
+    def called(self, call: Call) -> None:
+        """See ``Tap``."""
+
+    def looked(self, at: float, health: Health) -> None:
+        """See ``Tap``."""
+
+    def noted(self, name: str, at: float, **facts: Any) -> None:
+        """See ``Tap``."""
+        self.notes.append((name, at))
+
+    def steps(self, latency: float) -> Steps:
+        """Of the run so far; ``latency``: by which the arm's plan passes its actions early."""
+        inside: list[float] = []
+        borders: list[float] = []
+        last: np.ndarray | None = None
+        taken = [(w, m, at) for w, m, at in self.chunks if m.taken]
+        for k, (waypoints, merge, _) in enumerate(taken):
+            until = taken[k + 1][2] if k + 1 < len(taken) else np.inf
+            due = waypoints.stamps - latency
+            index = [i for i in range(merge.late, merge.late + merge.taken) if due[i] <= until]
+            places = waypoints.track.position[index]
+            if len(places) == 0:
+                continue
+            if last is not None:
+                borders.append(float(np.linalg.norm(places[0] - last)))
+            inside += np.linalg.norm(np.diff(places, axis=0), axis=-1).tolist()
+            last = places[-1]
+        return Steps(np.array(inside), np.array(borders))
+
+
+def running(episode: Episode) -> bool:
+    """Whether the arm still follows the policy."""
+    return episode.driver.machine.state is State.RUNNING
