@@ -35,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "deploy": ("robopolicy.cli.deploy", "run a trained policy on the arm: short for robot run --policy PATH"),
     "bridge": ("robopolicy.cli.bridge", "a rosbridge gateway to ROS 1, ROS 2 or an in-process graph"),
     "guard": ("robopolicy.cli.guard", "the robot-side guard: one file for the robot's computer, or a ROS node here"),
+    "lerobot": ("robopolicy.cli.lerobot", "our robot and our policies inside LeRobot's own commands"),
     "doctor": ("robopolicy.cli.doctor", "check this machine: packages, rendering, video; says how to mend"),
 }
 

@@ -7,51 +7,17 @@ import pytest
 
 from robopolicy.real_robot.clock import VirtualClock
 from robopolicy.real_robot.control.plan import Waypoints
-from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.config import bridge_config
-from robopolicy.real_robot.driver.local import LocalDriver
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.guard.config import GuardConfig
 from robopolicy.real_robot.guard.lease import TOPIC_GUARD
 from robopolicy.real_robot.twin.config import TwinConfig
 from robopolicy.real_robot.twin.runner import running_twin
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
+from robopolicy.testing.lock_step import LockStep
 
 
-class LockStep:
-    """Driver and twin on one virtual clock, a control tick at a time."""
-
-    def __init__(self, runner, url, clock):
-        self.runner, self.clock = runner, clock
-        config = bridge_config("twin", url=url, guard=True, cameras={}, anchor=None)
-        self.driver = LocalDriver(config, clock)
-        self.driver.pass_time = lambda seconds: self.step(seconds)
-        self.driver.connect(monitor_only=False)
-
-    def step(self, seconds=0.01, ticks=True):
-        for _ in range(max(1, round(seconds / 0.01))):
-            self.driver.rendezvous()
-            self.runner.advance(10)
-            self.driver.rendezvous()
-            if ticks:
-                self.driver.tick()
-
-    @property
-    def state(self):
-        return self.driver.machine.state
-
-    def run(self):
-        self.step(1.5)
-        report = self.driver.preflight()
-        assert report.green, report.failures()
-        self.driver.tick()
-        self.driver.ask_to_arm("tester")
-        self.driver.confirm_arming("tester")
-        self.step(0.1)
-        self.driver.start()
-        self.step(0.02)
-        assert self.state is State.RUNNING
-
+class Rig(LockStep):
     def go(self, way, seconds):
         """One chunk along x."""
         here = self.driver.status().emitted
@@ -68,7 +34,8 @@ def rig():
     clock = VirtualClock()
     config = TwinConfig(lock_step=True, cameras=())
     with running_twin(config, GatewayConfig(port=0), clock, GuardConfig()) as (runner, gateway):
-        made = LockStep(runner, gateway.url, clock)
+        made = Rig(runner, bridge_config("twin", url=gateway.url, guard=True, cameras={}, anchor=None), clock)
+        made.driver.connect(monitor_only=False)
         yield made
         made.driver.disconnect()
 
