@@ -23,8 +23,9 @@ from robopolicy.core.errors import ControlProcessLost, DatasetError, LinkDown, R
 from robopolicy.real_robot.control.observations import Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import State
-from robopolicy.real_robot.driver.config import FrankaBridgeConfig
+from robopolicy.real_robot.driver.config import CameraConfig, FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Driver, Status
+from robopolicy.real_robot.driver.pictures import decode
 from robopolicy.real_robot.driver.remote import FrankaBridgeRobot
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import TIMEOUT_CAPS, Timeouts
@@ -446,3 +447,29 @@ def test_a_control_process_that_cannot_start_says_why(twin, tmp_path):
     with pytest.raises(DatasetError, match="not empty"):
         FrankaBridgeRobot(FrankaBridgeConfig(url=twin.url), log=tmp_path / "log")
     assert mapped() == before
+
+
+@pytest.mark.slow
+@pytest.mark.render
+def test_pictures_come_across_and_wishes_of_a_watcher_do_not():
+    twin = Arm("--camera")
+    try:
+        camera = CameraConfig(size=(96, 128), fps=10)
+        config = FrankaBridgeConfig(url=twin.url, timeouts=PATIENT, cameras={"front": camera})
+        with FrankaBridgeRobot(config) as robot:
+            assert robot.snapshot().why == "clock: the robot's time is not known"
+            robot.connect()
+            for _ in range(400):
+                shot = robot.snapshot(2, 0.1)
+                if isinstance(shot, Snapshot) and shot.valid.all():
+                    break
+                time.sleep(0.05)
+            assert [decode(f).shape for f in shot.frames["front"]] == [(96, 128, 3)] * 2
+            assert shot.frames["front"][0].time < shot.frames["front"][1].time == shot.time
+            assert set(shot.ages) == {"state", "gripper", "front"}
+            with pytest.raises(RequestRefused, match="only watches"):
+                robot.ask_to_arm("tester")
+            assert not robot.submit(chunk(robot, 0.02, 0.5))
+        assert twin.ask()["commands"] == []
+    finally:
+        twin.close()
