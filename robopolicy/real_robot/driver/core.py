@@ -7,6 +7,7 @@ all of them in their order.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 
 import numpy as np
@@ -23,6 +24,7 @@ from robopolicy.real_robot.driver.preflight import CAMERA_SHARE, STATE_RATE, run
 from robopolicy.real_robot.safety.types import SafetyFlag, Setpoint
 from robopolicy.real_robot.wire.client import LinkState
 
+LOG = logging.getLogger(__name__)
 FLUSH = 0.05  # s that the last target may take to leave
 
 
@@ -274,8 +276,12 @@ class DriverCore(Engine):
                 self.leaving = why
                 return
             self.closed = True
-            self._call("shut_down", why=why)
-            self.tick()
+            try:
+                self._call("shut_down", why=why)
+                self.tick()
+            except Exception:
+                # Whatever is broken, the link is closed: the controller then keeps a target within the lead cap.
+                LOG.exception("driver: no stop target was sent")
         # A control frame would overtake the last target, so that one must be out first.
         self.client.flush(FLUSH)
         self.close()
