@@ -2,6 +2,7 @@
 
   robopolicy bridge --backend rospy                      ws://127.0.0.1:9090 to the graph of the ROS master
   robopolicy bridge --backend rclpy --port 9091          the same for ROS 2
+  robopolicy bridge --backend rclpy --guarded            clients reach the guard's topics, not the controller's
   robopolicy bridge --quirks rosbridge1                  as lenient and as silent as rosbridge_suite, for tests
 
 The simulated Franka opens its own gateway: see `robopolicy twin`.
@@ -21,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-remote", action="store_true", help="let other machines connect; needs --token-file")
     parser.add_argument("--token-file", type=Path, help="file with the token that clients must show (chmod 600)")
     parser.add_argument("--allow-origin", action="append", default=[], help="web page that may connect (repeatable)")
+    parser.add_argument(
+        "--guarded", action="store_true", help="a guard stands before the controller: keep its topic out"
+    )
     parser.add_argument("--topics", nargs="+", metavar="PATTERN", help="topics that clients may touch (a Franka's)")
     parser.add_argument("--services", nargs="+", metavar="PATTERN", help="services they may call (a Franka's)")
     parser.add_argument("--quirks", choices=("none", "rosbridge1", "rosbridge2"), default="none", help="imitate")
@@ -32,11 +36,12 @@ def run(args: argparse.Namespace) -> int:
     from robopolicy.real_robot.wire.backends import make_backend
     from robopolicy.real_robot.wire.bus import Bus
     from robopolicy.real_robot.wire.gateway import Gateway
-    from robopolicy.real_robot.wire.gateway_config import FRANKA_SERVICES, FRANKA_TOPICS, GatewayConfig
+    from robopolicy.real_robot.wire.gateway_config import FRANKA_SERVICES, FRANKA_TOPICS, GUARDED_TOPICS, GatewayConfig
     from robopolicy.real_robot.wire.serve import serve
 
     # A bus in this process has nothing to protect; a robot's graph has.
     real = args.backend != "bus"
+    open_topics = GUARDED_TOPICS if args.guarded else FRANKA_TOPICS if real else ("*",)
     config = GatewayConfig(
         host=args.host,
         port=args.port,
@@ -44,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         token_file=args.token_file,
         allow_origins=tuple(args.allow_origin),
         quirks=args.quirks,
-        allow_topics=tuple(args.topics or (FRANKA_TOPICS if real else ("*",))),
+        allow_topics=tuple(args.topics or open_topics),
         allow_services=tuple(args.services or (FRANKA_SERVICES if real else ("*",))),
         max_message_size=args.max_message_size,
     )

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("lerobot", reason="LeRobot is not installed: pip install 'robopolicy[lerobot]'")
-torch = pytest.importorskip("torch")
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_policy, make_policy_config, make_pre_post_processors

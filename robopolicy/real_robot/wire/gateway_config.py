@@ -32,6 +32,8 @@ FRANKA_TOPICS = (
     "/cam_*",
     "/camera*",
 )
+# With a robot-side guard nobody but the guard needs the controller's topic.
+GUARDED_TOPICS = tuple(t for t in FRANKA_TOPICS if t not in COMMAND_TOPICS)
 FRANKA_SERVICES = ("/rosapi/*", "/franka_control/*", "/franka_gripper/*", "/robopolicy/*")
 TOKEN_LENGTH = 16
 
