@@ -15,6 +15,7 @@ from robopolicy.core.errors import DatasetError
 from robopolicy.real_robot.control.loop import ControlLoop
 from robopolicy.real_robot.control.plan import ARM_LATENCY, GRIPPER_LATENCY, Plan
 from robopolicy.real_robot.control.states import StateMachine
+from robopolicy.real_robot.driver.config import FrankaBridgeConfig
 from robopolicy.real_robot.kinematics import Kinematics
 from robopolicy.real_robot.limits import RobotLimits, SafetyLimits, Timeouts, robot_limits
 from robopolicy.real_robot.safety.filter import SafetyFilter
@@ -69,6 +70,18 @@ class LoopSettings:
             )
         except (KeyError, TypeError, ValueError) as e:
             raise DatasetError(f"{where}: settings of the control loop are missing or broken ({e})") from e
+
+
+def loop_settings(config: FrankaBridgeConfig) -> LoopSettings:
+    """Those of the loop that a driver with this configuration builds."""
+    return LoopSettings(
+        config.safety(),
+        config.times,
+        config.hardware(),
+        config.kinematics(),
+        config.arm_latency,
+        config.gripper_latency,
+    )
 
 
 def versions() -> dict[str, str]:

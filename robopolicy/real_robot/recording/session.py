@@ -49,7 +49,7 @@ def record_session(
     seconds: float = 60.0,
     jog: JogConfig | None = None,
     each: Callable[[], None] = lambda: None,
-    between: Callable[[int], dict[str, Any] | None] = lambda number: None,
+    between: Callable[[int], dict[str, Any] | None] | None = None,
     say: Callable[[str], None] = LOG.info,
 ) -> SessionResult:
     """Record until ``episodes`` more are closed, the operator quits, the device is lost or recording ends.
@@ -65,21 +65,22 @@ def record_session(
         seconds: longest episode; a longer one ends as a failure.
         jog: speed of the device.
         each: called at every step; where the policy runs (it submits through ``recorder.submit``).
-        between: called with the number of the next episode while none is recorded, as when a scene is reset; what it
-            returns goes into the sidecar.
+        between: called with the number of the next episode while none is recorded and the arm is held, so that somebody
+            can put the scene in order; what it returns goes into the sidecar. Without it the arm stays in the hand.
         say: told, in a line, what happens.
     """
     session = _Session(driver, recorder, task, alone, seconds, say)
     with device:
         human = Teleoperator(driver, device, Jog(limits, jog), alone)
-        facts = between(0)
+        facts = between(0) if between is not None else None
         while not session.over and session.closed < episodes:
             reading = human.step()
             if human.wish is not None:
                 recorder.wished(human.wish, human.wished_at)
             each()
             recorder.tick()
-            if session.step(reading, facts or {}):
+            if session.step(reading, facts or {}) and between is not None:
+                driver.pause("between two episodes")
                 facts = between(session.closed)
             pace()
     if recorder.recording:

@@ -91,6 +91,7 @@ class Grasper:
             self._next("above", now)
             return Reading(held=True, gripper=1.0, commands=("begin",))
         goals = {"above": cube + np.array((0, 0, 0.10)), "down": cube, "close": tool}
+        goals["put"] = np.array((cube[0], cube[1], 0.03))
         goal = goals.get(phase, np.array((cube[0], cube[1], 0.22)))
         error = goal - emitted.position
         near = np.linalg.norm(error) < 0.004 and np.linalg.norm(tool - goal) < 0.006
@@ -99,16 +100,25 @@ class Grasper:
         elif phase == "close" and now - self.since > 1.0:
             self._next("up", now)
         elif phase == "up" and (driver.twin.succeeded or now - self.since > 4.0):
-            self._next("begin", now)
+            self._next("put", now)
             return Reading(held=True, commands=("success" if driver.twin.succeeded else "failure",))
+        elif phase == "put" and now - self.since > 2.0:
+            self.driver.twin.succeeded = False
+            self._next("begin", now)
         speed = self.share * self.limits.speed
         move = np.zeros(3) if phase == "close" else np.clip(4 * error / speed, -1, 1)
         turn = float(np.clip(4 * seen["to_cube_yaw"] / (self.share * self.limits.turn_speed), -1, 1))
-        closed = phase in ("close", "up")
+        closed = phase in ("close", "up", "put")
         return Reading(tuple(move), (0.0, 0.0, turn * (phase == "above")), 0.0 if closed else 1.0, held=True)
 
     def _next(self, phase, now):
         self.phase, self.since = phase, now
+
+
+@pytest.fixture
+def rig():
+    pytest.importorskip("mujoco")
+    return Desk
 
 
 @pytest.fixture
@@ -123,7 +133,7 @@ def _endless(root):
         desk.recorder.begin("go to and fro")
         for k in range(2):
             desk.recorder.submit(desk.line((0.05 * (-1) ** k, 0, 0), 0.8))
-            desk.step(50)
+            desk.step(30)
         if desk.recorder.episodes == 2:
             sys.stdout.write(f"in the middle of episode {desk.recorder.episodes + 1}\n")
             sys.stdout.flush()
