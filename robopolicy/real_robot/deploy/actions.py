@@ -55,6 +55,9 @@ class ActionConfig:
     """Last channel: open (0 closed .. 1 open), width (m), or none."""
     six: SixForm = "rows"
     """What the six numbers of rot6d are: first two rows or columns of the matrix."""
+    snap: bool = False
+    """The hand is wholly open or wholly closed, whichever is nearer: for policies taught with a switch, whose numbers
+    between the two are noise, and would be goals of their own to a real hand."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class ActionForm:
     delta: bool = False
     hand: Hand = "open"
     six: SixForm = "rows"
+    snap: bool = False
 
     @property
     def dim(self) -> int:
@@ -124,7 +128,8 @@ class ActionForm:
         )
 
     def _widths(self, numbers: np.ndarray) -> np.ndarray:
-        return numbers * WIDTH_MAX if self.hand == "open" else numbers
+        widths = numbers * WIDTH_MAX if self.hand == "open" else numbers
+        return np.where(widths > WIDTH_MAX / 2, WIDTH_MAX, 0.0) if self.snap else widths
 
 
 def form_of(space: ActionSpace, config: ActionConfig | None = None) -> ActionForm:
@@ -138,7 +143,7 @@ def form_of(space: ActionSpace, config: ActionConfig | None = None) -> ActionFor
         raise ConfigError(f"actions of mode '{mode}' are no poses of the tool" + cure)
     hand = c.hand or _hand(space)
     rotation = c.rotation or _rotation(space, hand)
-    form = ActionForm(rotation, mode == "delta", hand, c.six)
+    form = ActionForm(rotation, mode == "delta", hand, c.six, c.snap)
     if form.delta and rotation not in ("yaw", "vector"):
         raise ConfigError(f"changes per step as {rotation} do not add up; known are dyaw and rotation vectors")
     if form.dim != space.dim:

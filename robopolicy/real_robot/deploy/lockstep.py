@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -148,6 +149,7 @@ class LockStep:
     def episode(self, seed: int, change: Callable[[LocalDriver], None] | None = None) -> Iterator[Episode]:
         """The scene of ``seed`` and a fresh driver that runs in it; ``change`` sees the driver before it connects."""
         twin = self.runner.twin
+        self._forget_the_last()
         twin.reset(seed)
         config = dataclasses.replace(self.robot, url=self.gateway.url)  # type: ignore[type-var]
         with LocalDriver(config, self.clock) as driver:
@@ -159,6 +161,17 @@ class LockStep:
             episode.pass_time(SETTLE)
             episode.arm_and_start()
             yield episode
+
+    def _forget_the_last(self) -> None:
+        """Wait (real time) until the driver before is gone; its last target must not be heard in the new scene."""
+        face = self.runner.twin.face
+        assert face is not None
+        end = time.monotonic() + STEP_TIMEOUT
+        while face.bus.publishers(face.names.command):
+            if time.monotonic() > end:
+                raise BridgeError(f"lock-step: the driver before still publishes on {face.names.command}")
+            time.sleep(0.001)
+        self.runner.advance(1)
 
 
 # -- what a run says of its chunks -------------------------------------------------------------------------------------

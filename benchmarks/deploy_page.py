@@ -1,0 +1,194 @@
+"""Writes docs/results/deploy.md and its figure from docs/results/deploy.json and nothing else; films an episode."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from panels import dress, finish, panels
+
+from robopolicy.core.intervals import Rate, wilson
+from robopolicy.core.io import write_atomic
+from robopolicy.evaluation.intervals import paired_comparison
+from robopolicy.evaluation.suite_page import short, table
+
+Cell = dict[str, Any]
+ORDER = ("plain", "driver", "sync_200", "receding_200", "async_200", "rtc_200")
+TITLES = {
+    "plain": "embedded simulation",
+    "driver": "driver and twin, no latency",
+    "sync_200": "200 ms, waits (sync)",
+    "receding_200": "200 ms, receding",
+    "async_200": "200 ms, async",
+    "rtc_200": "200 ms, async and real-time chunking",
+}
+COLOURS = {"inside": "#8a97a6", "borders": "#c8553d"}
+FILM_EVERY, FILM_FPS = 5, 20.0  # ticks of 10 ms between two pictures; pictures a second
+
+HEADER = """
+# From simulation to the arm's driver
+
+Everything below is generated from [deploy.json](deploy.json) by `python benchmarks/deploy.py page`.  A policy is taught
+on demonstrations of the embedded simulation (an arm slowed down to {taught:g} m/s) and then drives the twin through
+gateway, driver and safety filter over a real websocket, in lock-step: time is virtual, so the injected latency is exact
+and a busy machine changes nothing.  The twin is a MuJoCo Panda under the {controller} impedance law, not an arm: these
+rates say what the software costs, not what a robot will do.  Every cell runs the same {n} seeds; intervals are 95 %
+(Wilson), differences are paired by seed (Bonett and Price) against the embedded simulation.
+
+The safety limits are set to {speed:g} m/s (default 0.10, hard cap 0.25), the arm's latency to {arm:g} s, and an
+action's target counts as reached {follows:g} s after its date, as measured on the demonstrations.
+
+![success by way of execution](deploy.png)
+"""
+
+
+def write_page(source: Path, out: Path) -> None:
+    """Write the page at ``out`` and its figure beside it."""
+    data = json.loads(source.read_text())
+    heads = sorted({c["head"] for c in data["cells"]}, reverse=True)
+    cells = {(c["head"], c["cell"]): c for c in data["cells"]}
+    draw(heads, cells, out.with_suffix(".png"))
+    s = data["settings"]
+    intro = HEADER.format(
+        taught=s["options"]["speed"],
+        controller=s["controller"],
+        n=max(c["n"] for c in data["cells"]),
+        speed=s["limits"]["speed"],
+        arm=s["arm_latency"],
+        follows=s["follows"],
+    )
+    parts = [intro, verdicts(heads, cells), *(section(h, cells) for h in heads), made(data)]
+    write_atomic(out, "\n\n".join(p.strip() for p in parts if p) + "\n")
+    print(out)
+
+
+def rate(cell: Cell) -> Rate:
+    """Success of a cell."""
+    return wilson(cell["successes"].count("1"), cell["n"])
+
+
+def against(plain: Cell, cell: Cell) -> str:
+    """``-0.02 [-0.10, +0.06]``: the cell less the simulation, seed by seed."""
+    n = min(plain["n"], cell["n"])
+    a, b = ([c == "1" for c in x["successes"][:n]] for x in (plain, cell))
+    found = paired_comparison(a, b)
+    return f"{found.difference:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+def overlap(a: Rate, b: Rate) -> bool:
+    """Whether two intervals share a point."""
+    return a.low <= b.high and b.low <= a.high
+
+
+def verdicts(heads: list[str], cells: dict[tuple[str, str], Cell]) -> str:
+    """What the figures say of the two claims, computed."""
+    lines = []
+    for head in heads:
+        plain = cells.get((head, "plain"))
+        if plain is None:
+            continue
+        for name in ("driver", "async_200", "rtc_200"):
+            cell = cells.get((head, name))
+            if cell is None:
+                continue
+            kept = "overlaps" if overlap(rate(plain), rate(cell)) else "does not overlap"
+            line = f"- {head}, {TITLES[name]}: {rate(cell)}; the interval {kept} with the simulation's, {rate(plain)}"
+            if name == "rtc_200" and cell["borders_mm"]["n"]:
+                inside, border = cell["inside_mm"]["p99"], cell["borders_mm"]["p99"]
+                says = "no larger than" if border <= inside else "larger than"
+                line += (
+                    f". Steps from chunk to chunk at p99, {border:.2f} mm (n = {cell['borders_mm']['n']}), are {says} "
+                    f"those within chunks, {inside:.2f} mm (n = {cell['inside_mm']['n']})"
+                )
+            lines.append(line + ".")
+    return "\n".join(lines)
+
+
+def section(head: str, cells: dict[tuple[str, str], Cell]) -> str:
+    """Two tables of a head: outcomes, and what the execution did."""
+    plain, outcomes, smooth = cells.get((head, "plain")), [], []
+    for name in ORDER:
+        cell = cells.get((head, name))
+        if cell is None:
+            continue
+        solved = [t for t, ok in zip(cell["seconds"], cell["successes"], strict=True) if ok == "1"]
+        median = f"{np.median(solved):.1f} s" if solved else "-"
+        difference = "" if plain is None or name == "plain" else against(plain, cell)
+        outcomes.append([TITLES[name], short(rate(cell)), cell["n"], difference, median])
+        if "borders_mm" in cell:
+            smooth.append([TITLES[name], *distances(cell), *counts(cell)])
+    first = table(["", "success", "n", "less the simulation", "time to success, median"], outcomes)
+    second = table(
+        ["", "in chunk p99, mm", "border p99, mm", "borders", "starved", "held", "cut off as too fast", "fastest, m/s"],
+        smooth,
+    )
+    ends = "; ".join(
+        f"{TITLES[name]}: " + ", ".join(f"{why} {n}" for why, n in cells[head, name]["ends"].items())
+        for name in ORDER
+        if (head, name) in cells
+    )
+    flags = "; ".join(
+        f"{TITLES[name]}: "
+        + ", ".join(f"{flag} {n}" for flag, n in sorted(cells[head, name]["flags"].items()))
+        + f" of {cells[head, name]['ticks']} ticks"
+        for name in ORDER
+        if "flags" in cells.get((head, name), {})
+    )
+    return f"## {head}\n\n{first}\n\n{second}\n\nHow episodes ended. {ends}.\n\nFlags of the safety filter. {flags}."
+
+
+def distances(cell: Cell) -> list[str]:
+    """p99 of steps inside chunks and across their borders, and how many borders."""
+    inside, borders = cell["inside_mm"], cell["borders_mm"]
+    return [*(f"{d['p99']:.2f}" if d["n"] else "-" for d in (inside, borders)), str(borders["n"])]
+
+
+def counts(cell: Cell) -> list[str]:
+    """Starvations, holds, chunks of which something was cut off for speed, fastest tool."""
+    return [str(cell["counters"].get("starved", 0)), str(cell["held"]), str(cell["dropped"]), f"{cell['fastest']:.3f}"]
+
+
+def made(data: dict[str, Any]) -> str:
+    """How, in one paragraph."""
+    notes, versions = data["notes"], data["machine"]["versions"]
+    told = " ".join(f"{key}: {value}." for key, value in notes.items())
+    packages = ", ".join(f"{k} {versions[k]}" for k in ("robopolicy", "torch", "mujoco", "numpy"))
+    return f"## How this was made\n\n{told} Seeds from {data['base_seed']} up. {packages}.".replace("  ", " ")
+
+
+def draw(heads: list[str], cells: dict[tuple[str, str], Cell], path: Path) -> None:
+    """Success above its interval per cell, and below which the steps lie."""
+    figure, axes = panels(len(heads))
+    for axis, head in zip(axes, heads, strict=True):
+        names = [name for name in ORDER if (head, name) in cells]
+        dress(axis, head, "")
+        for i, name in enumerate(names):
+            r = rate(cells[head, name])
+            colour = COLOURS["inside"] if name == "plain" else COLOURS["borders"]
+            axis.errorbar(i, r.rate, [[r.rate - r.low], [r.high - r.rate]], fmt="o", color=colour, capsize=3)
+        axis.set_xticks(range(len(names)), [n.replace("_200", "\n200 ms") for n in names], fontsize=8)
+    finish(figure, axes, path)
+
+
+def write_film(play: Callable[[Callable[[Any], None]], dict[str, Any]], out: Path) -> None:
+    """Play an episode and write what its camera ``front`` sent, as the driver saw it."""
+    from robopolicy.evaluation.video import VideoWriter
+    from robopolicy.real_robot.control.observations import NoSnapshot
+    from robopolicy.real_robot.driver.pictures import decode
+
+    pictures: dict[float, np.ndarray] = {}
+
+    def look(episode: Any) -> None:
+        if len(episode.records) % FILM_EVERY == 0:
+            seen = episode.driver.snapshot()
+            if not isinstance(seen, NoSnapshot):
+                frame = seen.frames["front"][-1]
+                pictures[frame.time] = decode(frame)
+
+    play(look)
+    with VideoWriter(out, fps=FILM_FPS) as film:
+        for picture in pictures.values():
+            film.add(picture)
