@@ -41,6 +41,18 @@ def violations(trace: TwinTrace) -> dict[str, float]:
     return {name: float(worst) for name, worst in trace.worst.items() if worst > TOLERANCE}
 
 
+def report(
+    parts: dict[str, TwinTrace], bad: list[dict[str, object]], chunks: int, options: argparse.Namespace
+) -> float:
+    """Write what is known so far; the fastest tool, m/s."""
+    fastest = max(part.tool_speed for part in parts.values())
+    if options.out is not None:
+        rows = {name: asdict(part) | {"counted": dict(part.counted)} for name, part in sorted(parts.items())}
+        facts = {"machine": common.machine(), "chunks": chunks, "first_seed": options.seed, "fastest": fastest}
+        write_atomic(options.out, json.dumps({**facts, "beyond": bad, "parts": rows}, indent=1, default=float))
+    return fastest
+
+
 def main() -> int:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,8 +76,9 @@ def main() -> int:
         if found := violations(trace):
             bad.append({"seed": seed, "limits": limits, "controller": controller, "wild": wild, "beyond": found})
         parts.setdefault(f"{limits}, {controller}", TwinTrace()).take(trace)
-    rows = {name: asdict(part) | {"counted": dict(part.counted)} for name, part in sorted(parts.items())}
-    fastest = max(part.tool_speed for part in parts.values())
+        if k % 5 == 4:
+            report(parts, bad, done + CHUNKS_A_SEED, options)
+    fastest = report(parts, bad, chunks, options)
     for name, part in sorted(parts.items()):
         c = part.counted
         told = f"holds {c['holds']}, faults {c['faults']}, reflexes {c['reflexes']}, drawn after it {c['flag DRAGGED']}"
@@ -74,9 +87,6 @@ def main() -> int:
     print(f"{chunks} chunks, {time.process_time() - began:.0f} s of CPU; fastest tool {fastest:.3f} m/s, cap {CAP} m/s")
     for each in bad:
         print("beyond a limit:", each)
-    if options.out is not None:
-        facts = {"machine": common.machine(), "chunks": chunks, "first_seed": options.seed, "fastest": fastest}
-        write_atomic(options.out, json.dumps({**facts, "beyond": bad, "parts": rows}, indent=1, default=float))
     return int(bool(bad) or fastest > CAP)
 
 
