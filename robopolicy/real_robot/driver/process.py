@@ -190,23 +190,27 @@ class ControlProcess:
     def _leave(self) -> int:
         assert self._ending is not None
         why, code, noticed = self._ending
-        sent = None
+        stop: float | None = None
+        due = False
         with _guarded():
             self.core.pause(why)
-            if self.core.tick(self.clock.now()).publish is not None:
-                self.core.client.flush(FLUSH)
-                sent = self.clock.now() - noticed
+            client = self.core.client
+            before, due = client.sent, self.core.tick(self.clock.now()).publish is not None
+            client.flush(FLUSH)
+            # Not merely gone from the queue: a target that waited too long is thrown away there.
+            stop = self.clock.now() - noticed if due and client.sent > before else None
         with _guarded():
             self.core.disconnect(why)
         closed = self.clock.now() - noticed
         self._close_log(why)
-        self.facts["ended"] = {"why": why, "code": code, "stop_target_after": sent, "closed_after": closed}
+        self.facts["ended"] = {"why": why, "code": code, "stop_target_after": stop, "closed_after": closed}
         with _guarded():
             self.show()
         if code != FINE:
-            stop = "no target was being sent" if sent is None else f"stop target sent after {1e3 * sent:.1f} ms"
+            lost = "the stop target could not be sent" if due else "no target was being sent"
+            told = lost if stop is None else f"stop target sent after {1e3 * stop:.1f} ms"
             with contextlib.suppress(OSError):
-                sys.stderr.write(f"control process {os.getpid()}: {why}; {stop}, closed after {1e3 * closed:.0f} ms\n")
+                sys.stderr.write(f"control process {os.getpid()}: {why}; {told}, closed after {1e3 * closed:.0f} ms\n")
                 sys.stderr.flush()
         if self._goodbye is not None:
             self.say({"id": self._goodbye, "value": None})

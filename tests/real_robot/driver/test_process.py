@@ -388,6 +388,11 @@ try:
         robot.submit(t.chunk(robot, 0.10, 3.0))
         t.until_ticks(robot, 60)
         print(robot.pid, flush=True)
+        if sys.argv[2] == "worker" and os.fork() == 0:  # a data loader, say: it holds copies of everything open
+            for fd in (0, 1, 2):
+                os.close(fd)
+            time.sleep(15)
+            os._exit(0)
         if sys.argv[2] == "exception":
             raise ValueError("user code")
         time.sleep(30)
@@ -396,7 +401,7 @@ finally:
 """
 
 
-SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "exception", "SIGHUP")]
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "exception", "SIGHUP", "worker")]
 
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", *SLOW])
@@ -410,7 +415,8 @@ def test_F40_F25_whatever_ends_the_program_the_arm_is_stopped_first(twin, tmp_pa
     )
     pid = int(program.stdout.readline())
     if how != "exception":
-        program.send_signal(getattr(signal, how))
+        time.sleep(0.2)
+        program.send_signal(getattr(signal, how, signal.SIGKILL))
     out, err = program.communicate(timeout=60)
     assert program.returncode != 0
     if how in ("SIGINT", "exception"):
