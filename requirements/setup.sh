@@ -26,6 +26,9 @@ missing_system_packages() {
   "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || command -v uv >/dev/null || echo python3-venv
   [ "${WITH_BROWSER:-0}" = 0 ] || command -v chromium >/dev/null || echo chromium
   [ "${WITH_BROWSER:-0}" = 0 ] || command -v chromedriver >/dev/null || echo chromium-driver
+  # ROS 1 for the tests on a real graph: 12 MB of Debian 12's own packages, for its Python 3.11.
+  [ "${WITH_ROS:-0}" = 0 ] || [ -d /usr/lib/python3/dist-packages/rospy ] || ! grep -qs bookworm /etc/os-release ||
+    printf 'python3-%s\n' rospy rosmaster std-msgs sensor-msgs geometry-msgs std-srvs actionlib genpy rosservice
 }
 
 system_packages() {
@@ -49,8 +52,18 @@ find_uv() {
   echo "$VENV/.bootstrap/bin/uv"
 }
 
+# ROS 2 for the tests on a real graph: wheels that want an environment of their own (x86-64 only, 270 MB).
+ros2_wheels() {
+  [ "${WITH_ROS:-0}" = 1 ] && [ "$(uname -m)" = x86_64 ] && [ ! -d .venv-ros2/lib/python3.11/site-packages/rclpy ] || return 0
+  echo "setup: installing the ROS 2 wheels into .venv-ros2"
+  { "$PYTHON" -m venv .venv-ros2 && .venv-ros2/bin/pip install -q "ros-rclpy[fastrtps]==9.1.2" \
+    ros-{std-msgs,sensor-msgs,geometry-msgs,std-srvs}==5.5.1; } >/dev/null 2>&1 ||
+    echo "setup: could not install the ROS 2 wheels; the tests on a ROS 2 graph are skipped" >&2
+}
+
 want=$(cat requirements/lock.txt pyproject.toml | sha256sum | cut -d' ' -f1)
 system_packages
+ros2_wheels
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$want" ]; then exit 0; fi
 mkdir -p "$VENV"
 uv=$(find_uv)

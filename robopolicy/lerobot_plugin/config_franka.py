@@ -32,6 +32,9 @@ class RobopolicyFrankaConfig(RobotConfig):
     """Whether the arm may be moved at all; otherwise it is only watched."""
     operator: str = ""
     """Name of who holds the stop device; needed to arm."""
+    resume_after_pause: bool = False
+    """Whether the next action resumes an arm that held because no actions came (between episodes); never after a fault
+    or an operator's hold."""
     in_process: bool = False
     """Run the control loop in a thread of this process: for the twin, never for an arm."""
 

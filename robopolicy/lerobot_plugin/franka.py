@@ -3,8 +3,8 @@
 Source: the interface of LeRobot 0.4.4 (``robots/robot.py``): flat dictionaries, ``send_action`` returns what was really
 sent.  Differs from most LeRobot robots: ``connect`` runs the preflight and arms only when told (``arm``, ``operator``,
 and a typed word where the robot is not the twin on this machine); an action is a plan of one step, so it goes through
-the same limits, watchdogs and states as any other; after a pause of a second the arm holds and does not resume by
-itself: ``robot.driver.resume()``.
+the same limits, watchdogs and states as any other; the first action starts the armed arm; after a second without actions
+it holds, and resumes by ``robot.driver.resume()`` or, if ``resume_after_pause``, with the next action.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.deploy.actions import ActionForm, Rotation
 from robopolicy.real_robot.deploy.channels import PANDA_STATE, read_state
 from robopolicy.real_robot.driver.config import FrankaBridgeConfig, bridge_config
-from robopolicy.real_robot.driver.contract import Driver
+from robopolicy.real_robot.driver.contract import Driver, Status
 from robopolicy.real_robot.driver.pictures import decode
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.wire.gateway_config import is_loopback
@@ -34,6 +34,7 @@ from robopolicy.sim.panda_model import WIDTH_MAX
 
 SEE = 2.0  # s within which an observation must be had, and a preflight tried again
 LOOK = 0.01  # s between looks
+PAUSE = "no new plan"  # how the reason of a hold for want of actions begins
 STATES = {
     "yaw": ("tcp_yaw",),
     "quaternion": ("tcp_qx", "tcp_qy", "tcp_qz", "tcp_qw"),
@@ -106,7 +107,7 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
         """Nothing: settings come from the preset."""
 
     def connect(self, calibrate: bool = True) -> None:
-        """Connect; with ``arm`` also preflight, arming and start.  Raises ``RequestRefused`` with what is not green."""
+        """Connect; with ``arm`` also preflight and arming.  Raises ``RequestRefused`` with what is not green."""
         if self.driver is not None:
             raise RequestRefused("connect: this robot is connected; disconnect first")
         self.driver = self._make()
@@ -146,7 +147,6 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
             if self._ask(words).strip() != "ARM":
                 raise RequestRefused("arming was not confirmed; nothing moves")
         driver.confirm_arming(operator)
-        driver.start()
 
     def disconnect(self) -> None:
         """Hold, send the stop target, close; twice does no harm."""
@@ -191,7 +191,7 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
             raise ConfigError(f"action: expected finite numbers, got {numbers[0].tolist()}")
         if self.driver is None:
             raise RequestRefused("this robot is not connected: connect() first")
-        status = self.driver.status()
+        status = self._moving(self.driver)
         if status.state is not State.RUNNING or status.measured is None:
             why = f" ({status.why})" if status.why else ""
             raise RequestRefused(f"the arm is in state {status.state.value}{why}; nothing is sent")
@@ -201,6 +201,22 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
         self.driver.submit(Waypoints(track, due, period, status.epoch, width))
         emitted = status.emitted or status.measured
         return dict(zip(names, self._numbers(emitted, status.emitted_gripper, status.width), strict=True))
+
+    def _moving(self, driver: Driver) -> Status:
+        """The status; the first action of an armed arm starts it, and one after a pause resumes it, if that was asked
+        for."""
+        status = driver.status()
+        paused = status.state is State.HOLD and status.why.startswith(PAUSE)
+        if status.state is State.ARMED:
+            driver.start()
+        elif paused and self.config.resume_after_pause:
+            driver.resume()
+        else:
+            return status
+        end = driver.clock.now() + SEE
+        while (status := driver.status()).state is not State.RUNNING and driver.clock.now() < end:
+            self.wait(LOOK)
+        return status
 
     def _numbers(self, pose: Pose, asked: float | None, measured: float | None) -> list[float]:
         width = asked if asked is not None else measured if measured is not None else WIDTH_MAX

@@ -1,8 +1,8 @@
 """An in-process bus as a node on a real ROS graph: the twin, with rospy or rclpy instead of a gateway of its own.
 
-What somebody on the bus publishes goes out, what somebody on it hears comes in; ROS 1 actions are topics and go both
-ways.  Not relayed: services, and actions of ROS 2.  A topic whose type this ROS installation does not have is left
-out, and told.
+What somebody on the bus publishes goes out; what is only heard there comes in.  ROS 1 actions are topics, and pass.
+Not relayed: services, and actions of ROS 2.  A topic whose type this ROS installation does not have is left out, and
+told.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class Relay:
         for topic, type_name in bus.topics().items():
             heard, said = bus.subscribers(topic), bus.publishers(topic)
             try:
+                # Never both: a node hears itself, and one message would go round for ever.
                 if said:
                     self._bring_out(topic, type_name)
-                if heard:
+                elif heard:
                     self._bring_in(topic, type_name)
             except RobopolicyError as e:
                 self.left_out[topic] = str(e)

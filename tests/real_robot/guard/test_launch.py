@@ -41,12 +41,11 @@ def test_they_are_well_formed_and_use_only_arguments_that_they_declare(name):
 @pytest.mark.parametrize(("name", "ros", "arm"), [(FILES[0], "ros1", "panda"), (FILES[3], "ros2", "fr3")])
 def test_the_guard_understands_its_arguments_and_begins_slowly(name, ros, arm):
     root = tree(name)
-    text = next(
-        e.get("args") or e.get("cmd").split(" ", 2)[2] for e in root.iter() if e.get("name") == "robopolicy_guard"
-    )
+    node = next(e for e in root.iter() if e.get("name") == "robopolicy_guard")
+    words = filled(node.get("args") or node.get("cmd"), root).split()
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    args = parser.parse_args(filled(text, root).split())
+    args = parser.parse_args(words[words.index("--ros") :])
     assert args.ros == ros
     assert read_config(args).frame_id == f"{arm}_link0"
     assert read_config(args).lead == 0.04  # first-run
