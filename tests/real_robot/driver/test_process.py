@@ -401,10 +401,10 @@ finally:
 """
 
 
-SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGTERM", "exception", "SIGHUP", "worker")]
+SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("SIGINT", "SIGTERM", "exception", "SIGHUP", "worker")]
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL", *SLOW])
+@pytest.mark.parametrize("how", ["SIGKILL", *SLOW])
 def test_F40_F25_whatever_ends_the_program_the_arm_is_stopped_first(twin, tmp_path, how):
     twin.ask()
     program = subprocess.Popen(
