@@ -35,6 +35,7 @@ class PolicyPerformer:
 
     def __init__(self, args: argparse.Namespace, config: FrankaBridgeConfig, driver: Driver, episode: int = 0) -> None:
         from robopolicy.api import find_policy, load
+        from robopolicy.real_robot.deploy.actions import ActionConfig
         from robopolicy.real_robot.deploy.adapters import make_adapter
 
         self.driver, self.config, self.args, self.episode = driver, config, args, episode
@@ -45,7 +46,11 @@ class PolicyPerformer:
 
             self.policy = real_time(self.policy)
         spec = self.policy.action_spec
-        self.adapter: Adapter = make_adapter(self.policy.observation_spec, spec, follows=args.follows, task=args.task)
+        self.adapter: Adapter = make_adapter(
+            *(self.policy.observation_spec, spec, ActionConfig(snap=args.snap_gripper)),
+            follows=args.follows,
+            task=args.task,
+        )
         self.runner: PolicyRunner | None = None
         self.error: Exception | None = None
         self.recorder: Recorder | None = None
@@ -85,11 +90,11 @@ class PolicyPerformer:
         require_same_features(adapter.wanted, offered, spec, adapter.space, adapter.fps)
         latency = self._warmed_up() + args.inject_latency
         lead = hand_over(self.config.arm_latency, args.follows)
-        steps = {} if args.steps is None else {"steps": args.steps}
-        executor = make_executor(args.execution, spec, latency=latency, lead=lead, **steps)
+        executor = make_executor(args.execution, spec, latency=latency, lead=lead, steps=args.steps)
         self.runner = PolicyRunner(
             *(self.driver if self.recorder is None else _Remembered(self), self.policy, executor, adapter),
             slowness=Slowness(args.inject_latency),
+            lead=lead,
             usual=latency,
             seed=args.seed + self.episode,
         )

@@ -80,6 +80,9 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--follows", type=float, default=0.0, metavar="S", help="by which the demonstrations' tool was behind (0)"
     )
+    group.add_argument(
+        "--snap-gripper", action="store_true", help="hand wholly open or closed, for policies taught with a switch"
+    )
     group.add_argument("--device", default="cpu", help="where the policy runs: cpu or cuda (cpu)")
     group.add_argument("--seed", type=int, default=0, help="of the policy's noise; episode i takes seed + i (0)")
     group.add_argument("--teleop", metavar="DEVICE", help="what takes over after h: keyboard or gamepad")
