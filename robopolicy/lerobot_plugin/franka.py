@@ -3,8 +3,8 @@
 Source: the interface of LeRobot 0.4.4 (``robots/robot.py``): flat dictionaries, ``send_action`` returns what was really
 sent.  Differs from most LeRobot robots: ``connect`` runs the preflight and arms only when told (``arm``, ``operator``,
 and a typed word where the robot is not the twin on this machine); an action is a plan of one step, so it goes through
-the same limits, watchdogs and states as any other; the first action starts the armed arm; after a second without actions
-it holds, and resumes by ``robot.driver.resume()`` or, if ``resume_after_pause``, with the next action.
+the same limits, watchdogs and states as any other; the first action starts the armed arm; after a second with none it
+holds, and resumes by ``robot.driver.resume()`` or, if ``resume_after_pause``, with the next action.
 """
 
 from __future__ import annotations
