@@ -182,8 +182,8 @@ def _plain(policy: Any, settings: Settings, seeds: range) -> Any:
 def _driven(policy: Any, settings: Settings, cell: Cell, seeds: range) -> Any:
     """Gateway, driver, safety filter and twin in lock-step, with the latency injected in virtual time."""
     adapter = _adapter(policy, settings)
-    with _world(settings) as world:
-        for seed in seeds:
+    for seed in seeds:
+        with _world(settings) as world:  # a fresh one: then an episode is a function of its seed to the last bit
             yield _episode(world, policy, adapter, settings, cell, seed)
 
 

@@ -62,7 +62,7 @@ def test_changes_add_up_from_the_pose_of_the_observation(rotation):
     form = ActionForm(rotation, delta=True, hand="none")
     step = (0.01, 0.0, -0.02, *((0.0, 0.0, 0.1) if rotation == "vector" else (0.1,)))
     poses, _ = form.poses(np.array((step,) * 3), HERE)
-    assert poses.position[-1] == pytest.approx(HERE.position + (0.03, 0.0, -0.06))
+    assert poses.position[-1] - HERE.position == pytest.approx((0.03, 0.0, -0.06))
     near(Pose(poses.position[-1], poses.quaternion[-1]), Pose(poses.position[-1], downward(0.6)))
     assert form.actions(poses, None, HERE) == pytest.approx(np.array((step,) * 3), abs=1e-6)
 
