@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from robopolicy.real_robot.wire.inbox import Inbox
 from robopolicy.real_robot.wire.outgoing import Outgoing
 from robopolicy.real_robot.wire.protocol import Reassembler, split
 from robopolicy.real_robot.wire.slot import Slot
+from robopolicy.testing.fuzz import present
 
 POSE = "geometry_msgs/PoseStamped"
 TARGET = "/target_pose"
@@ -74,6 +76,24 @@ def test_F07_messages_over_the_limits_are_refused_or_end_the_link(wire, until):
     assert client.wait_down(20)
     assert slot.newest() is None
     assert client.wait_up(20, after_epoch=2)
+
+
+@pytest.mark.slow
+def test_F07_oversize_frames_again_and_again_leave_no_memory_behind(wire, until):
+    gateway = wire.gateway()
+    client = wire.client(gateway.url, reconnect_first=0.05)
+    client.subscribe("/huge", "std_msgs/String")
+    wire.bus.advertise("/huge", "std_msgs/String")
+    sizes, text = [], "x" * (17 << 20)
+    for k in range(6):
+        assert client.wait_up(20, after_epoch=k)
+        assert until(lambda: wire.bus.subscribers("/huge"))
+        wire.bus.publish("/huge", {"data": text})
+        assert client.wait_down(20)
+        gc.collect()
+        sizes.append(present())
+    # The first one makes room for the buffers that every later one uses again.
+    assert max(sizes[1:]) - sizes[0] < 32 << 20
 
 
 def test_F08_fragments_are_put_together_and_bounded():
