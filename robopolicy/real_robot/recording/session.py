@@ -79,7 +79,7 @@ def record_session(
                 recorder.wished(human.wish, human.wished_at)
             each()
             recorder.tick()
-            if session.step(reading, facts or {}) and between is not None:
+            if session.step(reading, facts or {}) and between is not None and not session.over:
                 driver.pause("between two episodes")
                 facts = between(session.closed)
             pace()
@@ -129,17 +129,16 @@ class _Session:
         return False
 
     def _judged(self, reading: Reading) -> bool:
-        if "discard" in reading.commands:
+        """End the episode if the operator, or the time, says so; whoever leaves in the middle throws it away."""
+        judged = [c == "success" for c in reading.commands if c in ("success", "failure")]
+        late = self._driver.clock.now() - self._begun > self._seconds
+        thrown = "discard" in reading.commands
+        if thrown or (self.over and not judged):
             self._recorder.discard()
-            self.discarded += 1
+            self.discarded += thrown
             self._say("episode thrown away")
             return True
-        late = self._driver.clock.now() - self._begun > self._seconds
-        judged = [c == "success" for c in reading.commands if c in ("success", "failure")]
-        if not judged and not late and not (self.over and not self._recorder.ended):
-            return False
         if not judged and not late:
-            self._recorder.discard()  # the operator left in the middle
             return False
         success = bool(judged and judged[-1])
         if self._recorder.end(success, "" if judged else f"longer than {self._seconds:g} s"):

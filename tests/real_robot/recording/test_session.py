@@ -34,7 +34,7 @@ def test_two_grasps_by_a_scripted_hand_become_a_dataset_that_trains(desk, graspe
     reader = Reader(d.recorder.root)
     assert len(reader.episodes) == 2
     assert all(m["success"] for m in episode_meta(reader, ["success"]).values())
-    states = np.array([np.asarray(reader[i]["observation.state"]) for i in range(reader.episodes[0].length)])
+    states = reader.columns["observation.state"]
     assert states[:, 2].min() < 0.04  # down at the cube
     assert states[:, 4].min() < 0.05 < states[:, 4].max()  # open, then closed on it
     arguments = ["train", "--data", str(d.recorder.root), "--out", str(tmp_path / "run"), "--steps", "5"]
