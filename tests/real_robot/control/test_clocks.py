@@ -66,6 +66,17 @@ def test_F20_a_step_of_a_fifth_of_a_second_is_told_by_the_next_burst():
     assert e.theta(21.0) == pytest.approx(100.204, abs=1e-3)
 
 
+def test_F20_an_offset_that_slewing_would_not_reach_for_minutes_is_adopted_and_told():
+    e = OffsetEstimator()
+    assert e.adopt(0.0) is None
+    burst(e, 0.0, 100.0)
+    assert burst(e, 10.0, 100.015) is None
+    assert e.adopt(11.0) is None  # stamps still fit
+    assert burst(e, 20.0, 100.030) is None  # no step by itself
+    assert "+0.029 s off" in e.adopt(21.0)
+    assert e.theta(21.0) == pytest.approx(100.030, abs=1e-6)
+
+
 @pytest.mark.parametrize("jump", [0.2, -0.2])
 def test_F20_a_step_shows_in_the_first_message_after_it(jump):
     w = StampWatch()

@@ -148,3 +148,27 @@ def test_F10_numbers_of_a_tracker_that_are_none_are_not_taken():
     assert not o.objects(1.1, ("a",), (0.5, 0.6))
     assert not o.objects(1.1, ("b",), (0.5,))  # other names in the middle of a run
     assert not o.objects(0.9, ("a",), (0.5,))  # older than the last
+
+
+def test_ages_and_rates_of_every_source():
+    o = rig()
+    ages, rates = o.ages(1.05), o.rates()
+    assert ages["state"] == pytest.approx(0.05)
+    assert ages["gripper"] == pytest.approx(0.05)  # of its stamp; what it says is older still
+    assert ages["camera.front"] == pytest.approx(1.05 - 29 / 30)
+    assert rates["state"] == pytest.approx(100)
+    assert rates["camera.wrist"] == pytest.approx(30)
+    empty = Observer(("front",), Timeouts(), objects=True)
+    assert set(empty.ages(0.0).values()) == {np.inf}
+    assert set(empty.rates().values()) == {0.0}
+    assert "gripper" not in Observer((), Timeouts(), hand=False).ages(0.0)
+
+
+def test_an_old_reading_of_the_hand_is_no_observation():
+    o = rig(cameras=())
+    for k in range(101, 200):
+        o.state(state(k / 100))
+    assert not isinstance(o.snapshot(1.45, 1, 0.1), NoSnapshot)
+    none = o.snapshot(1.99, 1, 0.1)
+    assert isinstance(none, NoSnapshot)
+    assert "gripper state for 0.99 s" in none.why

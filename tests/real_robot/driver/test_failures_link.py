@@ -156,7 +156,7 @@ def test_F32_a_second_publisher_is_refused_by_preflight_and_holds_a_running_arm(
     r = rig()
     r.step(12)
     r.fault("second_publisher")
-    r.step(12)
+    r.step(35)
     passing, r.driver.pass_time = r.driver.pass_time, lambda seconds: None
     report = r.driver.preflight()
     r.driver.pass_time = passing
