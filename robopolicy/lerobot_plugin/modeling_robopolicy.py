@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class RobopolicyPolicy(PreTrainedPolicy):  # type: ignore[misc]
         if not folder.is_dir():
             raise CheckpointError(f"{pretrained_name_or_path}: no folder '{FOLDER}' in it; robopolicy lerobot export")
         if config is None:
-            config = RobopolicyConfig.from_pretrained(pretrained_name_or_path, **kwargs)
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path)
         config.checkpoint = str(folder)
         policy = cls(config)
         policy.eval()

@@ -62,6 +62,7 @@ def test_lerobot_finds_robot_and_policy_by_their_distributions(plugins):
         assert [d.metadata["Name"] for d in found] == [name]
 
 
+@pytest.mark.slow
 def test_a_fresh_interpreter_knows_them_only_when_they_are_installed(plugins, tmp_path):
     probe = (
         "import sys; sys.path.append(sys.argv[1])\n"
