@@ -50,6 +50,7 @@ def test_F17_F38_a_state_that_is_repeated_counts_as_none(rig):
     assert r.driver.sync.trouble is None
 
 
+@pytest.mark.slow
 def test_F18_a_state_below_10_hz_holds_and_a_slow_one_is_warned_of(rig):
     r = rig().running()
     r.driver.submit(r.line(**LONG))
@@ -143,11 +144,12 @@ def test_F27_what_preflight_saw_before_a_fault_does_not_count_after_it(rig):
     r.step(3)
     r.fault("tool", 0.02)  # somebody looked at the arm, and changed its settings
     r.driver.recover("Ada")
-    r.step(300)
+    r.step(80)
     assert r.state is State.FAULT
     assert any("tool" in line for line in r.driver.status().preflight.failures())
 
 
+@pytest.mark.slow
 def test_F28_a_recovery_that_is_refused_stays_a_fault(rig):
     r = rig().moving(**LONG)
     r.fault("recovery_fails")
