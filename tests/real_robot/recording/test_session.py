@@ -11,6 +11,7 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.recording.session import record_session
 from robopolicy.real_robot.teleop.device import Reading
 from robopolicy.real_robot.teleop.scripted import ScriptedDevice
+from robopolicy.resources import resource
 
 
 def session(d, script, **more):
@@ -37,8 +38,11 @@ def test_two_grasps_by_a_scripted_hand_become_a_dataset_that_trains(desk, graspe
     states = reader.columns["observation.state"]
     assert states[:, 2].min() < 0.04  # down at the cube
     assert states[:, 4].min() < 0.05 < states[:, 4].max()  # open, then closed on it
-    arguments = ["train", "--data", str(d.recorder.root), "--out", str(tmp_path / "run"), "--steps", "5"]
-    assert main([*arguments, "--batch-size", "4", "--device", "cpu"]) == 0
+    preset, run = str(resource("configs/debug.yaml")), str(tmp_path / "run")
+    assert (
+        main(["train", preset, "--dataset.path", str(d.recorder.root), "--run_dir", run, "--steps", "5", "--quiet"])
+        == 0
+    )
 
 
 def test_the_operator_begins_judges_discards_and_quits(desk):
