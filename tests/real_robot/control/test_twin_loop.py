@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from robopolicy.real_robot.control.plan import Plan, Waypoints
 from robopolicy.real_robot.control.states import State, StateMachine
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.frames import Pose, turned
-from robopolicy.real_robot.limits import SafetyLimits, Timeouts
+from robopolicy.real_robot.limits import SafetyLimits, Timeouts, robot_limits
 from robopolicy.real_robot.safety.filter import SafetyFilter
 from robopolicy.real_robot.safety.types import Measured, SafetyFlag, Setpoint
 from robopolicy.real_robot.twin.config import TwinConfig
@@ -24,8 +26,8 @@ LIMITS = SafetyLimits()
 class Rig:
     """Loop and twin in lock-step, armed and running from the twin's start pose."""
 
-    def __init__(self):
-        self.twin = Twin(TwinConfig(lock_step=True))
+    def __init__(self, **twin):
+        self.twin = Twin(TwinConfig(lock_step=True, **twin))
         self.loop = ControlLoop(SafetyFilter(LIMITS), Plan(LIMITS), StateMachine(Timeouts()))
         self.now, self.records, self.speeds = 0.0, [], []
         self.tick(3)
@@ -129,3 +131,25 @@ def test_F27_a_reflex_is_a_fault_and_the_arm_is_left_alone():
     assert r.state is State.FAULT
     rig.tick(30)
     assert int(rig.twin.arm.mode) == 4  # nobody asked it to recover
+
+
+@pytest.mark.slow
+def test_F42_an_arm_that_is_turned_on_and_on_comes_to_rest_before_its_joint_ends():
+    rig = Rig(controller="serl")  # the soft one turns the tool at a third of what is allowed
+    rig.loop.machine.intervene(rig.now)
+    hardware, flags, rooms = robot_limits(), SafetyFlag.NONE, []
+    rate = np.array((0.0, 0.0, 0.0, 0.0, 0.0, -LIMITS.turn_speed))
+    for _ in range(110):
+        pose = rig.loop.filter.pose
+        turn = turned(pose.quaternion, np.array((0.0, 0.0, -0.2)))
+        record = rig.tick(10, Setpoint(pose.position, turn, rate=rate, turn_left=math.inf))
+        flags |= record.flags
+        q = float(rig.twin.arm.q[6])
+        rooms.append(min(q - hardware.q_min[6], hardware.q_max[6] - q))
+        if record.state is State.HOLD:
+            break
+    assert SafetyFlag.JOINTS in flags
+    assert rooms[0] - rooms[-1] > 1.5  # it turned
+    assert LIMITS.joint_stop - 0.02 < min(rooms) < LIMITS.joint_slow
+    rig.tick(50)
+    assert hardware.q_max[6] - float(rig.twin.arm.q[6]) > LIMITS.joint_stop - 0.02
