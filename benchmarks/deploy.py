@@ -230,6 +230,7 @@ def _episode(
             adapter,
             slowness=Slowness(cell.latency),
             lead=lead,
+            limits=episode.driver.limits,
             usual=cell.latency,
             seed=seed,
         )

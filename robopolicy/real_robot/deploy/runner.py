@@ -3,7 +3,7 @@
 Source: asynchronous inference with dated chunks as in Diffusion Policy (arXiv 2303.04137) and real-time chunking (arXiv
 2506.07339).  Differs: one class for real time and for lock-step; an injected latency passes on the driver's clock, so a
 slow policy can be studied in virtual time, where equal seeds give equal runs.  Policy and executor are handed in and
-may be anything that keeps the protocols below: this room knows no networks.
+may be anything that keeps ``protocols``: this room knows no networks.
 
     runner = PolicyRunner(driver, policy, executor, adapter)
     runner.run(until=lambda status: status.state is State.HOLD)      # in real time
@@ -18,7 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,57 +26,21 @@ from robopolicy.core.chunk import ActionChunk
 from robopolicy.core.errors import InvalidChunk
 from robopolicy.core.latency import LatencyTracker
 from robopolicy.core.seeding import generator
-from robopolicy.core.specs import ActionSpec
 from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.control.observations import NoSnapshot, Snapshot
 from robopolicy.real_robot.control.plan import SLACK, Waypoints
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.deploy.adapters import Adapter
+from robopolicy.real_robot.deploy.protocols import ActingPolicy, ChunkExecutor
 from robopolicy.real_robot.driver.contract import Driver, Status
-from robopolicy.real_robot.frames import Pose
+from robopolicy.real_robot.frames import Pose, difference
+from robopolicy.real_robot.limits import SafetyLimits
+from robopolicy.real_robot.safety.limiter import CRUISE
 
 LOG = logging.getLogger(__name__)
 PERIOD = 0.002  # s between two looks in real time
 REST = 0.1  # s after the end of a plan at which the arm counts as standing
 KEPT = 10_000  # answers remembered
-
-
-class ActingPolicy(Protocol):
-    """What the runner asks of a policy (every head and wrapper has it)."""
-
-    action_spec: ActionSpec
-
-    def act(
-        self,
-        obs: Mapping[str, Any],
-        noise_keys: Any = None,
-        observed_at: float | np.ndarray = 0.0,
-        episodes: Any = None,
-    ) -> ActionChunk:
-        """A chunk for one observation; with an executor that ``guides`` it also takes ``guide``."""
-        ...
-
-
-class ChunkExecutor(Protocol):
-    """What the runner asks of an executor (``robopolicy.wrappers.execution`` has them)."""
-
-    guides: ClassVar[bool]
-
-    def wants(self, now: float, plan_end: float | None, latency: float) -> bool:
-        """Whether to ask now."""
-        ...
-
-    def guide(self, t_ref: float) -> Any:
-        """What the next chunk shall continue."""
-        ...
-
-    def took(self, chunk: ActionChunk, began: float, ended: float) -> ActionChunk:
-        """What to submit of an answer."""
-        ...
-
-    def reset(self) -> None:
-        """Forget the plan."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -135,6 +99,7 @@ class PolicyRunner:
         clock: the driver's unless given.
         slowness: injected latency.
         lead: seconds before its date by which an action must be with the driver, the executor's own (``hand_over``).
+        limits: the driver's, from which the time for the way to a first action is taken; none is allowed for without.
         usual: seconds that an answer is expected to take before any was measured.
         seed: of the policy's noise and of the injected latency.
 
@@ -152,12 +117,13 @@ class PolicyRunner:
         *,
         slowness: Slowness | None = None,
         lead: float = 0.0,
+        limits: SafetyLimits | None = None,
         usual: float = 0.0,
         seed: int = 0,
     ) -> None:
         self.driver, self.policy, self.executor, self.adapter = driver, policy, executor, adapter
         self.clock = clock or driver.clock
-        self.slowness, self.lead = slowness or Slowness(), lead
+        self.slowness, self.lead, self.limits = slowness or Slowness(), lead, limits
         self.counters: Counter[str] = Counter()
         self.answers: deque[Answer] = deque(maxlen=KEPT)
         self.latency = LatencyTracker()
@@ -279,13 +245,23 @@ class PolicyRunner:
     def _dated(self, flight: _Flight, ended: float) -> ActionChunk:
         """The chunk; one that was asked for by an arm that stood still begins when it is there, as the arm waited.
 
-        Else its first steps would be late and dropped, and the first of the others a jump away.
+        Else its first steps would be late and dropped, and the first of the others a jump away.  It is given the time
+        that the way to its first action takes at the limits, or the plan would find that too fast.
         """
         chunk, start = flight.chunk, flight.chunk.spec.exec_start
-        behind = ended + self.lead - float(chunk.stamps[0, start])
-        if not flight.standing or behind <= 0:
+        if not flight.standing:
             return chunk
-        return dataclasses.replace(chunk, stamps=chunk.stamps + behind)
+        behind = ended + self.lead + self._approach(flight) - float(chunk.stamps[0, start])
+        return dataclasses.replace(chunk, stamps=chunk.stamps + max(0.0, behind))
+
+    def _approach(self, flight: _Flight) -> float:
+        if self.limits is None:
+            return 0.0
+        first = self.adapter.waypoints(flight.chunk, flight.snapshot, flight.epoch).track
+        poses = flight.snapshot.poses
+        way = float(np.linalg.norm(first.position[0] - poses.position[-1]))
+        turn = float(np.linalg.norm(difference(poses.quaternion[-1], first.quaternion[0])))
+        return max(way / self.limits.speed, turn / self.limits.turn_speed) / CRUISE
 
     def _refuse(self, why: str, snapshot: Snapshot, epoch: int) -> None:
         """The driver is told of a chunk that is not finite by one that is not: it counts, stops, and may fault."""

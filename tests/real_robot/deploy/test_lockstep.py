@@ -84,6 +84,7 @@ def run(world, policy, seconds, latency=0.0):
     with world.episode(SEED) as episode:
         recorder = episode.driver.tap = ChunkRecorder()
         options = {"slowness": Slowness(latency), "usual": latency, "lead": lead, "seed": 1}
+        options["limits"] = episode.driver.limits
         runner = PolicyRunner(episode.driver, policy, Receding(), adapter, **options)
         start = episode.twin.pose.position
         while episode.now < seconds and not episode.succeeded and episode.driver.machine.state is State.RUNNING:

@@ -17,6 +17,7 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.deploy.adapters import make_adapter
 from robopolicy.real_robot.deploy.channels import state_feature
 from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
+from robopolicy.real_robot.limits import SafetyLimits
 from robopolicy.sim.arm import ACTION_SPACE
 
 SPEC = ActionSpec(ACTION_SPACE, horizon=17, n_obs_steps=2, n_action_steps=8, dt=0.05)
@@ -139,6 +140,14 @@ def test_the_first_chunk_of_an_arm_that_stands_begins_when_it_is_there(snapshot)
     # The next was asked for while the arm moved: its dates are those of what was seen.
     assert second.stamps[0] == pytest.approx(runner.answers[1].seen)
     assert second.stamps[0] == pytest.approx(later - 0.2, abs=0.011)
+
+
+def test_an_arm_that_stands_is_given_time_for_the_way_to_the_first_action(snapshot):
+    limits = SafetyLimits()
+    robot, _, _, runner = rig(snapshot, lead=0.15, limits=limits)
+    go(robot, runner, 0.1)
+    # From (0.41, 0, 0.19) with yaw 0.2 to (0.4, 0, 0.2) with yaw 0: the turn takes longer.
+    assert robot.chunks[0][1].stamps[0] == pytest.approx(0.15 + 0.2 / limits.turn_speed, abs=5e-3)
 
 
 def test_a_guide_is_passed_on_to_executors_that_have_one(snapshot):
