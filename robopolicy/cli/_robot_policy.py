@@ -54,6 +54,9 @@ class PolicyPerformer:
         self.runner: PolicyRunner | None = None
         self.error: Exception | None = None
         self.recorder: Recorder | None = None
+        self.threaded = True
+        """Whether the policy is asked in a thread of its own; not in lock-step."""
+        self._began = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -131,10 +134,14 @@ class PolicyPerformer:
         """Begin to ask, if nobody does; raises what the policy raised."""
         if self.error is not None:
             raise RobopolicyError(f"the policy failed: {type(self.error).__name__}: {self.error}") from self.error
+        if self.recorder is not None and not self._began:
+            self._began = True
+            self.recorder.begin(self.args.task or self.args.policy)
         self._record()
-        if self._thread is None:
-            if self.recorder is not None and not self.recorder.recording:
-                self.recorder.begin(self.args.task or self.args.policy)
+        if not self.threaded:
+            assert self.runner is not None
+            self.runner.poll()
+        elif self._thread is None:
             self._thread = threading.Thread(target=self._ask, name="policy", daemon=True)
             self._thread.start()
 
@@ -150,7 +157,7 @@ class PolicyPerformer:
         self._record()
 
     def _record(self) -> None:
-        if self.recorder is not None and self._thread is not None:
+        if self.recorder is not None:
             with self._lock:
                 self.recorder.tick()
 

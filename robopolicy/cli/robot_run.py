@@ -182,7 +182,7 @@ def armed_session(
         limits = config.safety()
         hand = stack.enter_context(opened_hand(getattr(args, "teleop", None), driver, limits))
         title = f"{args.policy} on {config.url} ({args.robot}, limits {config.limits}), {operator}"
-        board = Dashboard(title, limits, config.times, KEYS)
+        board = Dashboard(title, limits, config.times, KEYS + "   h take over / give back" * (hand is not None))
         session = Session(driver, performer, board, operator, sys.stdin.isatty(), args.duration, hand)
         try:
             with Keyboard(session.on_key, driver.heartbeat) as keyboard:

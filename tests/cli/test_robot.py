@@ -298,7 +298,10 @@ def test_deploy_is_run(monkeypatch):
 # -- calibration, on the twin in lock-step -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("controller", "low", "high"), [("franka_ros", 0.33, 0.42), ("serl", 0.22, 0.28)])
+@pytest.mark.parametrize(
+    ("controller", "low", "high"),
+    [pytest.param("franka_ros", 0.33, 0.42, marks=pytest.mark.slow), ("serl", 0.22, 0.28)],
+)
 def test_calibration_finds_the_twins_lag(controller, low, high, tmp_path, capsys):
     pytest.importorskip("mujoco")
     from robopolicy.real_robot.twin.config import TwinConfig

@@ -41,6 +41,8 @@ def write_figure(out: Path, seen: Seen, arm: Lag, hand: Lag | None) -> Path:
         *(when - arm.seconds, 1e3 * np.array(seen.measured)),
         **{"color": SHIFTED, "lw": 1.0, "ls": "--", "label": f"measured, {1e3 * arm.seconds:.0f} ms earlier"},
     )
+    moving = at[np.abs(np.array(seen.commanded) - seen.commanded[-1]) > 1e-4]
+    top.set_xlim(float(at[0]), float(moving[-1]) + 1.5 if len(moving) else float(at[-1]))
     axis = "xyz"[seen.axis]
     top.set(
         ylabel=f"tool {axis}, mm", title=f"arm: {1e3 * arm.seconds:.0f} ms behind, correlation {arm.correlation:.4f}"
@@ -55,7 +57,7 @@ def write_figure(out: Path, seen: Seen, arm: Lag, hand: Lag | None) -> Path:
     for a in axes:
         a.set_xlabel("s")
         a.grid(alpha=0.3)
-        a.legend(frameon=False, fontsize=9, loc="upper right")
+        a.legend(frameon=False, fontsize=9, loc="center right" if a is not top else "upper right")
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
     return out
