@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,15 @@ def test_a_kill_in_the_third_episode_leaves_two_that_our_reader_opens(killed):
     assert all(sidecar_path(killed, episode.index).is_file() for episode in reader.episodes)
 
 
+@pytest.mark.slow
 @pytest.mark.render
-def test_a_kill_in_the_third_episode_leaves_two_that_lerobot_opens(killed):
-    datasets = pytest.importorskip("lerobot.datasets.lerobot_dataset")
-    found = datasets.LeRobotDataset("local/killed", root=killed)
+def test_a_kill_in_the_third_episode_leaves_two_that_lerobot_opens(killed, tmp_path, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = pytest.importorskip("lerobot.datasets.lerobot_dataset", reason="lerobot is not installed")
+        import datasets
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    found = module.LeRobotDataset("local/killed", root=killed)
     assert found.num_episodes == 2
     item = found[len(found) - 1]
     assert item["observation.images.front"].shape == (3, 48, 64)
