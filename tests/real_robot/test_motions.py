@@ -9,7 +9,7 @@ from robopolicy.core.errors import ConfigError
 from robopolicy.real_robot.control.plan import Plan
 from robopolicy.real_robot.frames import Pose, downward
 from robopolicy.real_robot.limits import SafetyLimits
-from robopolicy.real_robot.motions import DT, Hold, Path, Player, Sine, fitting_sine
+from robopolicy.real_robot.motions import DT, HandSteps, Hold, Path, Player, Sine, fitting_sine
 
 HERE = Pose(np.array((0.45, 0.0, 0.3)), downward(0.0))
 
@@ -90,3 +90,11 @@ def test_after_a_hold_the_motion_goes_on_where_it_was_held():
     expected = player.motion.at(chunk.stamps[0] - player.began)[0].position
     assert chunk.track.position[0] == pytest.approx(expected)
     assert player.played(60.0 + player.lead) == pytest.approx(4.0 - player.lead)
+
+
+def test_the_hand_steps_towards_the_side_with_room_and_ends_where_it_began():
+    steps = HandSteps(HERE, 0.078, step=0.03, every=2.0, moves=6)
+    widths = [round(steps.at(t)[1], 6) for t in np.arange(1.0, steps.duration, 2.0)]
+    assert widths == [0.078, 0.048] * 3 + [0.078]
+    assert HandSteps(HERE, 0.02).at(3.0)[1] == pytest.approx(0.05)
+    assert steps.at(1e9)[1] == pytest.approx(0.078)
