@@ -15,8 +15,12 @@ Every cell runs the same seeds.  Finished episodes are kept, one line each, so `
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
+import functools
 import json
+import shutil
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +104,8 @@ def main() -> None:
     if args.verb == "run":
         run(args)
     elif args.verb == "gather":
+        from deploy_gather import gather
+
         gather(args.folder, args.out)
     elif args.verb == "film":
         film(args)
@@ -194,19 +200,25 @@ def _adapter(policy: Any, settings: Settings) -> Any:
     return make_adapter(policy.observation_spec, policy.action_spec, ActionConfig(snap=True), follows=settings.follows)
 
 
-def _world(settings: Settings, **robot_too: Any) -> Any:
-    import tempfile
+@functools.cache
+def _limits_file(limits: str) -> str:
+    """The limits as a file, which is how a driver is told them."""
+    folder = tempfile.mkdtemp(prefix="deploy_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "limits.yaml"
+    file.write_text(yaml.safe_dump(json.loads(limits)))
+    return str(file)
 
+
+def _world(settings: Settings, **robot_too: Any) -> Any:
     from robopolicy.real_robot.deploy.lockstep import LockStep
     from robopolicy.real_robot.driver.config import FrankaBridgeConfig
 
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as limits:
-        yaml.safe_dump(settings.limits, limits)
     robot = FrankaBridgeConfig(
         objects="/twin/objects",
         controller=settings.controller,
         arm_latency=settings.arm_latency,
-        limits=limits.name,
+        limits=_limits_file(json.dumps(settings.limits)),
         **robot_too,
     )
     return LockStep(settings.task, settings.options, robot, {"controller": settings.controller})
@@ -257,44 +269,7 @@ def _episode(
         }
 
 
-# -- results -----------------------------------------------------------------------------------------------------------
-
-
-def gather(folder: Path, out: Path) -> None:
-    """All cells of a folder in one small file: outcomes by episode, counts, distances as percentiles."""
-    from common import machine
-
-    data = json.loads((folder / "settings.json").read_text())
-    cells = []
-    for file in sorted(folder.glob("*.*.jsonl")):
-        head, name, _ = file.name.split(".")
-        episodes = [json.loads(line) for line in file.read_text().splitlines()]
-        cells.append({"head": head, "cell": name, "n": len(episodes), **_summary(episodes)})
-    notes = folder / "notes.json"
-    data |= {"notes": json.loads(notes.read_text()) if notes.is_file() else {}, "cells": cells, "machine": machine()}
-    write_atomic(out, json.dumps(data, indent=1))
-    print(f"{out}: {len(cells)} cells")
-
-
-def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "successes": "".join(str(int(e["success"])) for e in episodes),
-        "seconds": [e["seconds"] for e in episodes],
-        "ends": {why: sum(e["why"] == why for e in episodes) for why in sorted({e["why"] for e in episodes})},
-    }
-    if "borders_mm" not in episodes[0]:
-        return found
-    for key in ("runner", "counters", "flags"):
-        names = sorted({name for e in episodes for name in e[key]})
-        found[key] = {name: sum(e[key].get(name, 0) for e in episodes) for name in names}
-    for key in ("inside_mm", "borders_mm"):
-        values = np.array([v for e in episodes for v in e[key]])
-        found[key] = {"n": len(values)}
-        if len(values):
-            found[key] |= {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99, 100)}
-    found |= {"held": sum(e["held"] for e in episodes), "dropped": sum(e["dropped"] for e in episodes)}
-    found |= {"ticks": sum(e["ticks"] for e in episodes), "fastest": max(e["fastest"] for e in episodes)}
-    return found
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def film(args: argparse.Namespace) -> None:
