@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from robopolicy.real_robot.calibration import Lag
+    from robopolicy.real_robot.driver.config import FrankaBridgeConfig
     from robopolicy.real_robot.driver.contract import Check, Driver, Status
     from robopolicy.real_robot.motions import Player
 
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.arm:
         raise ConfigError("calibrate moves the arm: say --arm --operator NAME")
-    config = robot_config(args)
+    config = without_grasping(args)
     twin = is_twin(config)
     operator = operator_of(args, sys.stdin.isatty(), twin)
     hand = config.gripper is not None and not args.no_gripper
@@ -161,6 +162,16 @@ def run(args: argparse.Namespace) -> int:
     fingers = hand_lag(*(np.array(v) for v in (watched.asked_at, watched.width_at, watched.width))) if hand else None
     tell(args.out, arm, fingers, watched)
     return 0
+
+
+def without_grasping(args: argparse.Namespace) -> FrankaBridgeConfig:
+    """The set-up with a hand that goes where it is told: there is nothing to grasp, and an empty grasp is a failure."""
+    from robopolicy.core.configs import dump_config
+
+    config = robot_config(args)
+    if config.gripper is None:
+        return config
+    return robot_config(args, gripper={**dump_config(config.gripper), "expect_object": False})
 
 
 def tell(out: str, arm: Lag, hand: Lag | None, watched: Watched) -> None:

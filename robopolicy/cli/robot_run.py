@@ -128,7 +128,7 @@ def run_episode(
         if args.record is not None and isinstance(performer, PolicyPerformer):
             performer.record(Path(args.record) / "dataset", facts)
         code = armed_session(args, config, driver, performer, operator, confirm)
-    if twin and (solved := (ask_twin(config) or {}).get("succeeded")) is not None:
+    if twin and args.policy not in MOTIONS and (solved := (ask_twin(config) or {}).get("succeeded")) is not None:
         print(f"twin: the task is {'solved' if solved else 'not solved'}")
     if folder is not None:
         write_report(folder)
@@ -149,12 +149,13 @@ def motion_maker(args: argparse.Namespace, limits: SafetyLimits) -> Callable[[St
     """Builds the motion where the arm stands when it begins."""
     from robopolicy.real_robot.motions import Hold, Player, fitting_sine
 
+    # Read now: who calls may use the same arguments for something else afterwards.
+    still, sine = args.policy == "hold", (args.axis, args.amplitude, args.frequency, args.duration or SINE)
+
     def make(status: Status) -> Player:
         here = status.emitted or status.measured
         assert here is not None  # an armed driver knows where the arm is
-        if args.policy == "hold":
-            return Player(Hold(here))
-        return Player(fitting_sine(here, limits, args.axis, args.amplitude, args.frequency, args.duration or SINE))
+        return Player(Hold(here) if still else fitting_sine(here, limits, *sine))
 
     return make
 
@@ -203,7 +204,8 @@ def armed_session(
         finally:
             performer.close()
     text = "".join(f", {name} {value}" for name, value in performer.lines().items())
-    print(f"{'done' if code == 0 else 'stopped'}: {session.why}; {session.elapsed:.1f} s in motion{text}")
+    how = "done" if code == 0 else f"stopped: {session.why}"
+    print(f"{how}; {session.elapsed:.1f} s in motion{text}")
     return code
 
 

@@ -16,7 +16,7 @@ from robopolicy.cli import _robot_driver, robot_doctor, robot_run
 from robopolicy.cli._robot_options import operator_of, robot_config
 from robopolicy.cli._robot_session import Session
 from robopolicy.cli.main import main, make_parser
-from robopolicy.cli.robot_calibrate import CalibrationPerformer, Watched, tell
+from robopolicy.cli.robot_calibrate import CalibrationPerformer, Watched, tell, without_grasping
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import ActionSpec, FeatureKind, FeatureSpec, ObservationSpec
 from robopolicy.real_robot.calibration import arm_lag, hand_lag
@@ -247,7 +247,7 @@ def test_a_run_connects_checks_arms_starts_holds_and_leaves_in_this_order(capsys
         *("pause the time is over", "disconnect"),
     ]
     assert "heartbeat" in driver.calls
-    assert "done: done; 0.5 s in motion, farthest from the start 0.0 mm" in capsys.readouterr().out
+    assert "done; 0.5 s in motion, farthest from the start 0.0 mm" in capsys.readouterr().out
 
 
 def test_without_arm_nothing_is_armed(capsys, monkeypatch):
@@ -333,6 +333,21 @@ def test_calibration_finds_the_twins_lag(controller, low, high, tmp_path, capsys
     assert config.gripper_latency == pytest.approx(max(0.0, hand.seconds), abs=5e-4)
     assert (tmp_path / "lab.png").read_bytes().startswith(b"\x89PNG")
     assert f"arm: {1e3 * arm.seconds:.0f} ms behind" in capsys.readouterr().out
+
+
+def test_calibration_tells_the_hand_that_there_is_nothing_to_grasp():
+    args = parsed("calibrate", "--arm", "--operator", "a", "--cameras")
+    assert robot_config(args).gripper.expect_object is True
+    assert without_grasping(args).gripper.expect_object is False
+    assert without_grasping(args).camera_names == ()
+
+
+def test_the_motion_keeps_what_the_command_line_said_whatever_becomes_of_the_arguments():
+    args = parsed("run", "--policy", "sine", "--axis", "y", "--duration", "16")
+    make = robot_run.motion_maker(args, SafetyLimits())
+    args.policy, args.duration = "calibration", None
+    motion = make(FakeDriver().status()).motion
+    assert (motion.duration, motion.axis) == (16.0, "y")
 
 
 def test_calibrate_moves_only_with_arm(capsys):
