@@ -16,6 +16,7 @@ from robopolicy.cli import robot_run
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """PATH, and what ``robot run`` takes."""
+    parser.usage = "robopolicy deploy PATH [options]"
     parser.add_argument("policy", metavar="PATH", help="checkpoint, run, policy directory or YAML of a nesting")
     robot_run.add_common_arguments(parser)
 
