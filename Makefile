@@ -17,7 +17,7 @@ demo: setup  ## collect, train, evaluate and report on an embedded task (under 1
 	@OMP_NUM_THREADS= $(BIN)/robopolicy demo
 
 test:  ## the whole suite
-	@WITH_BROWSER=1 bash requirements/setup.sh
+	@WITH_BROWSER=1 WITH_ROS=1 bash requirements/setup.sh
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q --durations 15
 
 test-fast: setup  ## the suite without its slow part
