@@ -41,16 +41,12 @@ def opened_driver(
         return
     from robopolicy.real_robot.driver.local import LocalDriver
     from robopolicy.real_robot.log.runlog import RunLog
-    from robopolicy.real_robot.log.settings import LoopSettings
+    from robopolicy.real_robot.log.settings import loop_settings
 
     driver = LocalDriver(config)
     kept = None
     if log is not None:
-        settings = LoopSettings(
-            *(config.safety(), config.times, config.hardware(), config.kinematics()),
-            *(config.arm_latency, config.gripper_latency),
-        )
-        kept = RunLog(log, settings, driver.clock, facts)
+        kept = RunLog(log, loop_settings(config), driver.clock, facts)
         driver.tap, driver.recording = kept, kept.recording
     why = "an exception in the program"
     try:

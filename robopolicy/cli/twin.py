@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the first scene (0)")
     parser.add_argument("--controller", choices=("franka_ros", "franka_ros_stiff", "serl"), default="franka_ros")
     parser.add_argument("--ros", choices=("ros1", "ros2"), default="ros1", help="names and types of ROS 1 or 2 (ros1)")
-    parser.add_argument("--state-rate", type=float, default=100.0, help="state messages a second (100)")
+    parser.add_argument("--state-rate", type=float, default=100.0, metavar="HZ", help="state messages a second (100)")
     parser.add_argument("--cameras", nargs="*", default=["front", "wrist"], help="cameras to publish (front wrist)")
-    parser.add_argument("--camera-rate", type=float, default=10.0, help="pictures a second of each (10)")
+    parser.add_argument("--camera-rate", type=float, default=10.0, metavar="HZ", help="pictures a second of each (10)")
     parser.add_argument("--image-size", type=int, nargs=2, default=[240, 320], metavar=("H", "W"), help="(240 320)")
     parser.add_argument("--lock-step", action="store_true", help="time stands still until /twin/step is called")
     parser.add_argument("--backend", choices=("rospy", "rclpy"), help="be a node of that ROS graph, without a gateway")
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (127.0.0.1: this machine only)")
     parser.add_argument("--port", type=int, default=9090, help="port to bind; 0 takes a free one (9090)")
     parser.add_argument("--allow-remote", action="store_true", help="let other machines connect; needs --token-file")
-    parser.add_argument("--token-file", type=Path, help="file with the token that clients must show")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file with the token that clients must show")
     parser.add_argument(
         "--quirks", choices=("none", "rosbridge1", "rosbridge2"), default="none", help="imitate a server"
     )

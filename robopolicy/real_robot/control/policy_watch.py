@@ -16,15 +16,17 @@ class PolicyWatch:
         self._began: float | None = None
         self._broken: str | None = None
         self.latency = LatencyTracker()
+        self.lasted: float | None = None
 
     def began(self, now: float) -> None:
         """The policy was asked."""
         self._began = now
 
     def answered(self, now: float, dt: float) -> str | None:
-        """It answered; returns a warning if its latency leapt."""
+        """It answered; returns a warning if its latency leapt.  ``lasted`` is then how long it took."""
         began, self._began = self._began, None
-        return self.latency.add(now - began, dt) if began is not None else None
+        self.lasted = now - began if began is not None else None
+        return self.latency.add(self.lasted, dt) if self.lasted is not None else None
 
     def failed(self, why: str) -> None:
         """It raised, or its process is gone; stays until ``restart``."""

@@ -21,6 +21,7 @@ from robopolicy.real_robot.driver.contract import Report, Status
 from robopolicy.real_robot.driver.engine import Engine
 from robopolicy.real_robot.driver.inspection import Inspection
 from robopolicy.real_robot.driver.preflight import CAMERA_SHARE, STATE_RATE, run_preflight
+from robopolicy.real_robot.log.tap import ANSWERED
 from robopolicy.real_robot.safety.types import SafetyFlag, Setpoint
 from robopolicy.real_robot.wire.client import LinkState
 
@@ -172,7 +173,10 @@ class DriverCore(Engine):
         """It answered."""
         with self.lock:
             now = self.clock.now()
-            if (warning := self.policy.answered(now, self._dt)) is not None:
+            warning = self.policy.answered(now, self._dt)
+            if self.policy.lasted is not None:
+                self.guarded.noted(ANSWERED, now, seconds=self.policy.lasted)
+            if warning is not None:
                 self.guarded.noted("policy", now, warning=warning)
 
     def policy_failed(self, why: str) -> None:

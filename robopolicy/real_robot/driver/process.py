@@ -38,7 +38,7 @@ from robopolicy.real_robot.driver.realtime import Grid, Housekeeping, claim_prio
 from robopolicy.real_robot.driver.shared import Board, ControlSide, SharedSink, camera_rooms
 from robopolicy.real_robot.driver.tapping import QueuedTap
 from robopolicy.real_robot.log.runlog import RunLog
-from robopolicy.real_robot.log.settings import LoopSettings
+from robopolicy.real_robot.log.settings import loop_settings
 from robopolicy.real_robot.wire.client import RosbridgeClient
 
 FINE, GONE, TOLD, BROKEN = 0, 3, 4, 5  # exit codes: disconnected; policy's process gone; SIGTERM; an error in here
@@ -71,11 +71,7 @@ class ControlProcess:
 
     def keep_log(self, folder: str, facts: Mapping[str, Any]) -> None:
         """Write the run's log; call before ``run``.  Raises ``DatasetError`` if the folder cannot be used."""
-        c = self.core.config
-        settings = LoopSettings(
-            self.core.limits, self.core.times, c.hardware(), c.kinematics(), c.arm_latency, c.gripper_latency
-        )
-        self.log = RunLog(folder, settings, self.clock, facts)
+        self.log = RunLog(folder, loop_settings(self.core.config), self.clock, facts)
         self.core.tap = self.tap = QueuedTap(self.log)
 
     # -- the loop ------------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from robopolicy.real_robot.control.loop import Inputs, TickRecord
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.watchdogs import Health
 
+ANSWERED = "policy answered"  # a note of the driver, with "seconds" since the policy was asked
+
 
 @dataclass(frozen=True)
 class Call:

@@ -17,9 +17,9 @@ from robopolicy.real_robot.frames import difference
 from robopolicy.real_robot.limits import SafetyLimits, Timeouts
 from robopolicy.real_robot.log.format import STATES, Has
 from robopolicy.real_robot.log.reader import LoggedRun
+from robopolicy.real_robot.log.tap import ANSWERED
 from robopolicy.real_robot.report.words import flag_words
 
-ANSWERED = "policy answered"  # note of the driver, with "seconds" since the policy was asked
 AGES = ("state", "loopback", "camera", "operator")
 
 

@@ -18,6 +18,7 @@ from robopolicy.real_robot.log.reader import read_log
 from robopolicy.real_robot.log.replay import replay
 from robopolicy.real_robot.log.runlog import RunLog
 from robopolicy.real_robot.log.settings import loop_settings
+from robopolicy.real_robot.report.series import series_of
 
 
 def test_a_drivers_log_replays_from_its_connection_to_its_last_tick(tmp_path):
@@ -34,7 +35,11 @@ def test_a_drivers_log_replays_from_its_connection_to_its_last_tick(tmp_path):
         track = Pose(start.position + np.linspace(0, 1, 8)[:, None] * (0.04, 0, 0), np.tile(start.quaternion, (8, 1)))
         stamps = driver.clock.now() + 0.3 + 0.1 * np.arange(8)
         assert driver.submit(Waypoints(track, stamps, 0.1, driver.status().epoch, np.full(8, 0.05)))
-        episode.tick(60)
+        episode.tick(48)
+        driver.policy_began()
+        episode.tick(12)
+        driver.policy_answered()
+        driver.policy_answered()  # of no question: no latency
         driver.pause("coffee")
         episode.tick(5)
         driver.resume()
@@ -53,3 +58,4 @@ def test_a_drivers_log_replays_from_its_connection_to_its_last_tick(tmp_path):
         published[i : i + len(sent)].tobytes() == sent.tobytes() for i in range(len(published) - len(sent) + 1)
     )
     assert any(n.name == "preflight" for n in run.notes)
+    np.testing.assert_allclose(series_of(run).latency, [0.12], atol=1e-6)
