@@ -142,7 +142,7 @@ def errors_on_demonstrations(args: argparse.Namespace, team: Team) -> tuple[Any,
     from robopolicy.evaluation.weight_search_data import demonstrations
     from robopolicy.evaluation.weight_search_gram import measurable, measure_gram
     from robopolicy.evaluation.weight_search_run import even
-    from robopolicy.nesting import run_directory
+    from robopolicy.nesting_env import run_directory
 
     policy = team.composed(even(len(team.parents)))
     if args.search != "gram" and not measurable(policy):

@@ -175,7 +175,7 @@ def rest_options(rest: Sequence[str], verb: str = "evaluate") -> tuple[dict[str,
 
 def run_of(policy_dir: Path) -> Path | None:
     """The run a policy directory belongs to (``RUN/checkpoints/step_.../policy``), if any."""
-    from robopolicy.nesting import run_directory
+    from robopolicy.nesting_env import run_directory
 
     return run_directory(policy_dir)
 
@@ -188,7 +188,8 @@ def training_step(policy_dir: Path) -> int | None:
 
 def choose_env(name: str | None, options: dict[str, Any], policy: Path) -> EnvConfig:
     """The environment of the command line, with the options of the policy's run or YAML file if it is the same one."""
-    from robopolicy.nesting import is_nesting, nesting_env, run_env
+    from robopolicy.nesting import is_nesting
+    from robopolicy.nesting_env import nesting_env, run_env
     from robopolicy.sim.registry import EnvConfig, env_config
 
     known = nesting_env(policy) if is_nesting(policy) else run_env(policy)

@@ -176,7 +176,8 @@ def _check_replay(replay: Replay, progress: FinetuneProgress, run: Path) -> None
 
 def base_env(config: FinetuneConfig, base_path: str) -> EnvConfig:
     """The environment of the run: its own, else that of the base's run or nesting."""
-    from robopolicy.nesting import is_nesting, nesting_env, run_env
+    from robopolicy.nesting import is_nesting
+    from robopolicy.nesting_env import nesting_env, run_env
     from robopolicy.sim.registry import env_config
 
     if config.env is not None:

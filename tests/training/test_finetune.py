@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from robopolicy.api import find_policy, load
 from robopolicy.core.errors import CheckpointError, ConfigError, EnvUnavailable, NonFiniteLoss, PolicyInterfaceError
 from robopolicy.core.intervals import wilson
-from robopolicy.nesting import nesting_env
+from robopolicy.nesting_env import nesting_env
 from robopolicy.testing.finetuning import ENV, curve, replay_digest, tiny_base, tiny_finetune_config
 from robopolicy.testing.training import final_tensors
 from robopolicy.training.checkpoint import latest_checkpoint

@@ -15,10 +15,11 @@ import numpy as np
 
 from robopolicy.core.errors import DatasetError, RequestRefused
 from robopolicy.real_robot.control.loop import ControlLoop, Inputs, TickRecord
-from robopolicy.real_robot.log.format import ROW, inputs_of, pack
+from robopolicy.real_robot.log.format import ROW, pack
 from robopolicy.real_robot.log.reader import LoggedRun, Looked, Numbered, Submitted, read_log
 from robopolicy.real_robot.log.settings import LoopSettings
 from robopolicy.real_robot.log.tap import Call
+from robopolicy.real_robot.log.unpack import inputs_of
 
 FAILED = "recovery failed: "  # how the state machine begins to tell what the robot answered
 CALLS = (

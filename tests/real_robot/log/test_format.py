@@ -14,7 +14,8 @@ from robopolicy.real_robot.control.plan import Merge
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.frames import Pose
-from robopolicy.real_robot.log.format import HEADER, MAGIC, ROW, STATES, Has, header, inputs_of, pack, setpoint_of
+from robopolicy.real_robot.log.format import HEADER, MAGIC, ROW, STATES, Has, header, pack
+from robopolicy.real_robot.log.unpack import inputs_of, setpoint_of
 from robopolicy.real_robot.safety.types import Emitted, Measured, SafetyFlag, Setpoint
 from robopolicy.real_robot.safety.validity import checked_sample
 
