@@ -43,6 +43,9 @@ class Cell:
     mode: str
     latency: float = 0.0
     steps: int = 8
+    jacobian: str = "identity"
+    cap: float = 10.0
+    """Of real-time chunking, with as many solver steps: the last of them lands on what is held."""
 
 
 CELLS = (
@@ -157,7 +160,7 @@ def _policy(path: str, cell: Cell) -> Any:
         return policy
     from robopolicy.wrappers.execution.policy import RealTimePolicy
 
-    return RealTimePolicy(policy)
+    return RealTimePolicy(policy, cap=cell.cap, jacobian=cell.jacobian)  # type: ignore[arg-type]
 
 
 def _plain(policy: Any, settings: Settings, seeds: range) -> Any:
@@ -227,7 +230,8 @@ def _world(settings: Settings, **robot_too: Any) -> Any:
 def _episode(
     world: Any, policy: Any, adapter: Any, settings: Settings, cell: Cell, seed: int, look: Any = None
 ) -> dict[str, Any]:
-    from robopolicy.real_robot.deploy.lockstep import ChunkRecorder, running
+    from robopolicy.real_robot.deploy.chunk_record import ChunkRecorder
+    from robopolicy.real_robot.deploy.lockstep import running
     from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
     from robopolicy.wrappers.execution import make_executor
 
@@ -251,7 +255,8 @@ def _episode(
             episode.tick()
             if look is not None:
                 look(episode)
-        status, steps = episode.driver.status(), recorder.steps(settings.arm_latency)
+        status, actions = episode.driver.status(), recorder.actions(settings.arm_latency)
+        steps = recorder.references(round(policy.action_spec.dt / episode.driver.times.tick))
         held = not running(episode)
         return {
             **{"seed": seed, "success": episode.succeeded, "seconds": round(episode.now, 3)},
@@ -265,6 +270,8 @@ def _episode(
             "fastest": round(max(episode.speeds), 4),
             "inside_mm": (1e3 * steps.inside).round(2).tolist(),
             "borders_mm": (1e3 * steps.borders).round(2).tolist(),
+            "actions_inside_mm": (1e3 * actions.inside).round(2).tolist(),
+            "actions_borders_mm": (1e3 * actions.borders).round(2).tolist(),
             "wall_s": time.monotonic() - began,
         }
 

@@ -40,7 +40,7 @@ def _summary(episodes: list[dict[str, Any]]) -> dict[str, Any]:
     for key in ("runner", "counters", "flags"):
         names = sorted({name for e in episodes for name in e[key]})
         found[key] = {name: sum(e[key].get(name, 0) for e in episodes) for name in names}
-    for key in ("inside_mm", "borders_mm"):
+    for key in ("inside_mm", "borders_mm", "actions_inside_mm", "actions_borders_mm"):
         values = np.array([v for e in episodes for v in e[key]])
         found[key] = {"n": len(values)}
         if len(values):

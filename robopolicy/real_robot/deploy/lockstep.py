@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,14 +25,10 @@ import numpy as np
 
 from robopolicy.core.errors import BridgeError
 from robopolicy.real_robot.clock import VirtualClock
-from robopolicy.real_robot.control.loop import Inputs, TickRecord
-from robopolicy.real_robot.control.plan import Merge, Waypoints
+from robopolicy.real_robot.control.loop import TickRecord
 from robopolicy.real_robot.control.states import State
-from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.driver.config import FrankaBridgeConfig
 from robopolicy.real_robot.driver.local import LocalDriver
-from robopolicy.real_robot.log.tap import Call
-from robopolicy.real_robot.safety.types import SafetyFlag
 from robopolicy.real_robot.twin.config import TwinConfig
 from robopolicy.real_robot.twin.runner import running_twin
 from robopolicy.real_robot.twin.twin import Twin
@@ -176,70 +171,6 @@ class LockStep:
             time.sleep(0.001)
         # On a round number of ticks, so that every topic's next message is as far away as in every other episode.
         self.runner.advance(ROUND - self.runner.twin.ticks % ROUND)
-
-
-# -- what a run says of its chunks -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Steps:
-    """Distances between consecutive actions that were executed, m: ``inside`` chunks, and at the ``borders`` where one
-    replaced another."""
-
-    inside: np.ndarray
-    borders: np.ndarray
-
-
-class ChunkRecorder:
-    """A ``Tap`` that keeps what the driver did with every chunk, and counts the filter's flags, ticks by ticks."""
-
-    def __init__(self) -> None:
-        self.chunks: list[tuple[Waypoints, Merge, float]] = []
-        self.flags: Counter[str] = Counter()
-        self.notes: list[tuple[str, float]] = []
-        self._waiting: Waypoints | None = None
-
-    def ticked(self, inputs: Inputs, record: TickRecord) -> None:
-        """See ``Tap``."""
-        for flag in SafetyFlag:
-            if flag & record.flags:
-                self.flags[str(flag.name).lower()] += 1
-        if record.merge is not None and self._waiting is not None:
-            self.chunks.append((self._waiting, record.merge, record.at))
-            self._waiting = None
-
-    def submitted(self, chunk: Waypoints, taken: bool, at: float) -> None:
-        """See ``Tap``."""
-        self._waiting = chunk if taken else None
-
-    def called(self, call: Call) -> None:
-        """See ``Tap``."""
-
-    def looked(self, at: float, health: Health) -> None:
-        """See ``Tap``."""
-
-    def noted(self, name: str, at: float, **facts: Any) -> None:
-        """See ``Tap``."""
-        self.notes.append((name, at))
-
-    def steps(self, latency: float) -> Steps:
-        """Of the run so far; ``latency``: by which the arm's plan passes its actions early."""
-        inside: list[float] = []
-        borders: list[float] = []
-        last: np.ndarray | None = None
-        taken = [(w, m, at) for w, m, at in self.chunks if m.taken]
-        for k, (waypoints, merge, _) in enumerate(taken):
-            until = taken[k + 1][2] if k + 1 < len(taken) else np.inf
-            due = waypoints.stamps - latency
-            index = [i for i in range(merge.late, merge.late + merge.taken) if due[i] <= until]
-            places = waypoints.track.position[index]
-            if len(places) == 0:
-                continue
-            if last is not None:
-                borders.append(float(np.linalg.norm(places[0] - last)))
-            inside += np.linalg.norm(np.diff(places, axis=0), axis=-1).tolist()
-            last = places[-1]
-        return Steps(np.array(inside), np.array(borders))
 
 
 def running(episode: Episode) -> bool:

@@ -9,13 +9,12 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from robopolicy.real_robot.control.plan import Merge, Waypoints
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.deploy.adapters import make_adapter
-from robopolicy.real_robot.deploy.lockstep import ChunkRecorder, LockStep
+from robopolicy.real_robot.deploy.chunk_record import ChunkRecorder
+from robopolicy.real_robot.deploy.lockstep import LockStep
 from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
 from robopolicy.real_robot.driver.config import FrankaBridgeConfig
-from robopolicy.real_robot.frames import Pose, downward
 from robopolicy.testing.expert_chunks import ExpertChunks
 
 SLOW = {"speed": 0.1, "gripper_speed": 0.1}
@@ -118,43 +117,10 @@ def test_an_expert_lifts_the_cube_through_driver_filter_and_twin(world, policy):
     assert episode.now < 8.0  # 5.6 s in the embedded simulation
     assert max(episode.speeds) < 0.25
     assert status.counters["refused"] == status.counters["over_budget"] == 0
-    steps = recorder.steps(ARM)
+    steps = recorder.references(5)
     assert len(steps.borders) > 8
     assert np.percentile(steps.borders, 99) < 0.02
     assert "dragged" not in recorder.flags
-
-
-def waypoints(start, first, n=6, step=0.01):
-    places = np.zeros((n, 3))
-    places[:, 0] = start + step * np.arange(n)
-    return Waypoints(Pose(places, np.tile(downward(0.0), (n, 1))), first + 0.05 * np.arange(n), 0.05, 1)
-
-
-def record(merge, at):
-    from robopolicy.real_robot.control.loop import TickRecord
-    from robopolicy.real_robot.safety.types import SafetyFlag
-
-    return TickRecord(at, State.RUNNING, 1, None, None, None, merge, (), SafetyFlag.SPEED)
-
-
-def test_steps_within_chunks_are_told_from_those_across_their_borders():
-    r = ChunkRecorder()
-    r.submitted(waypoints(0.0, 1.0), True, 0.8)
-    r.ticked(None, record(Merge(taken=6), 0.8))
-    r.submitted(waypoints(0.033, 1.15), True, 0.95)
-    r.ticked(None, record(Merge(taken=5, late=1), 0.955))
-    steps = r.steps(latency=0.2)
-    # Due at 0.8, 0.85, 0.9, 0.95 before the second came, whose first was late: 0.03 -> 0.043.
-    assert steps.inside == pytest.approx([0.01] * (3 + 4))
-    assert steps.borders == pytest.approx([0.013])
-    assert r.flags == {"speed": 2}
-
-
-def test_a_chunk_that_the_driver_did_not_take_is_no_border():
-    r = ChunkRecorder()
-    r.submitted(waypoints(0.0, 1.0), False, 0.8)
-    r.ticked(None, record(None, 0.8))
-    assert len(r.steps(0.2).inside) == len(r.steps(0.2).borders) == 0
 
 
 def test_settings_of_the_robot_are_the_twins_too(world):
