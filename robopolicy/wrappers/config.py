@@ -196,8 +196,9 @@ class RealTimeConfig:
     """What is guided: a head with a score, or a composition."""
     type: Literal["real_time"] = "real_time"
     format: Literal[1] = 1
-    cap: NotNegative | None = 10.0
-    """Largest factor of the pull towards the old chunk; null lifts it."""
+    cap: NotNegative | Literal["auto", "none"] | None = "auto"
+    """Largest factor of the pull towards the old chunk; auto (or null): half of the solver's steps, at most 10; none
+    lifts it."""
     jacobian: Literal["true", "identity", True] = "true"
     """true pulls through the network (a backward pass a query), identity leaves its Jacobian out."""
     sampler: dict[str, Any] = field(default_factory=dict)

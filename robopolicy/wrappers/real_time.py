@@ -26,6 +26,8 @@ from robopolicy.paths.base import GaussianPath
 from robopolicy.samplers.base import Denoiser
 from robopolicy.wrappers.execution.guide import Schedule, falling_weights
 
+CAP = 10.0
+"""Largest factor of the pull in LeRobot's settings; the paper's beta is 5, for 5 steps."""
 Jacobian = Literal["true", "identity"]
 Velocity = Callable[[Tensor, float], Tensor]
 """``velocity(x, tau)``: chunks ``(N, H, D)`` at one time to ``clean - noise``, the direction towards data."""
@@ -36,7 +38,7 @@ def prefix_weights(schedule: Schedule, start: int, end: int, total: int) -> Tens
     return torch.from_numpy(falling_weights(schedule, start, end, total))
 
 
-def guidance_weight(tau: float, cap: float = 10.0) -> float:
+def guidance_weight(tau: float, cap: float = CAP) -> float:
     """Factor on the pull at time ``tau`` in [0, 1]: ``((1 - tau)^2 + tau^2) / (tau (1 - tau))``, at most ``cap``.
 
     Without the cap it grows beyond all bounds at both ends, and an Euler step would leap over its aim.
@@ -47,13 +49,25 @@ def guidance_weight(tau: float, cap: float = 10.0) -> float:
     return cap if spread == 0 else min(cap, ((1 - tau) ** 2 + tau**2) / spread)
 
 
+def steady_cap(steps: int) -> float:
+    """Cap for a solver of ``steps`` steps: half of their number, at most 10.
+
+    A first-order step of length ``dt = 1 / steps`` moves the state by ``dt * cap * error``: with a cap equal to the
+    number of steps by all of the error, with more over its aim, and the next step has to go back.  Half of it leaves
+    room for the network's own motion.  From 20 steps on it is LeRobot's 10; the paper's 5 for 5 steps goes all the way.
+    """
+    if steps < 1:
+        raise ConfigError(f"expected a solver of at least one step, got {steps}")
+    return min(CAP, steps / 2)
+
+
 def guided_velocity(
     velocity: Velocity,
     x: Tensor,
     tau: float,
     previous: Tensor,
     weights: Tensor,
-    cap: float = 10.0,
+    cap: float = CAP,
     jacobian: Jacobian = "true",
 ) -> Tensor:
     """``velocity(x, tau)`` plus the pull towards the old chunk, ``(N, H, D)``, without gradient.
@@ -106,7 +120,7 @@ def guided_denoiser(
     path: GaussianPath,
     previous: Tensor,
     weights: Tensor,
-    cap: float = 10.0,
+    cap: float = CAP,
     jacobian: Jacobian = "true",
     clip: float | None = None,
     keeps_eps: bool = False,

@@ -12,7 +12,7 @@ from robopolicy.core.specs import ACTION, STATE, ActionSpace
 from robopolicy.policies.flow import FlowConfig
 from robopolicy.policies.registry import make_policy
 from robopolicy.testing.tiny import TINY_UNET, random_observation, tiny_spec, unit_stats
-from robopolicy.wrappers.real_time import guidance_weight, guided_velocity, prefix_weights
+from robopolicy.wrappers.real_time import guidance_weight, guided_velocity, prefix_weights, steady_cap
 
 H, D = 16, 3
 
@@ -46,6 +46,25 @@ def test_weights_fall_from_one_to_zero(schedule, start, end):
     if schedule in ("linear", "exp"):
         between = weights[held:end]
         assert bool(((between > 0) & (between < 1)).all())
+
+
+def pulled_by(steps: int, cap: float) -> list[float]:
+    """Where ``steps`` Euler steps of a pull alone (no velocity) go, from 0 to an aim at 1."""
+    x, seen = torch.zeros(1, 1, 1), [0.0]
+    for i in range(steps):
+        pull = guided_velocity(lambda x, tau: 0 * x, x, i / steps, torch.ones(1, 1, 1), torch.ones(1), cap, "identity")
+        x = x + pull / steps
+        seen.append(float(x))
+    return seen
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 20, 50])
+def test_with_the_steady_cap_no_step_leaps_over_its_aim(steps):
+    seen = pulled_by(steps, steady_cap(steps))
+    assert seen == sorted(seen)
+    assert seen[-1] < 1
+    assert seen[1] == pytest.approx(min(0.5, 10 / steps))  # at most half of the way in one step
+    assert max(pulled_by(4, 10.0)) == pytest.approx(2.5)  # the published cap in four steps
 
 
 def linear_case(dtype=torch.float64):

@@ -10,7 +10,7 @@ When to use: the policy takes longer than a control step, and its chunks disagre
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ from robopolicy.core.specs import ChannelKind
 from robopolicy.policies.acting import Acting, Keys
 from robopolicy.wrappers.base import Around, Contexts
 from robopolicy.wrappers.execution.guide import Guide
-from robopolicy.wrappers.real_time import Jacobian, guided_denoiser
+from robopolicy.wrappers.real_time import Jacobian, guided_denoiser, steady_cap
 
 Guides = Guide | None | Sequence[Guide | None]
+Limit = float | Literal["auto", "none"] | None
 
 
 class RealTimePolicy(Around):
@@ -43,12 +44,13 @@ class RealTimePolicy(Around):
         "composition of them, and put rerankers and steering around this wrapper; run others with --execution async"
     )
 
-    def __init__(self, policy: Acting, *, cap: float | None = 10.0, jacobian: Jacobian = "true") -> None:
+    def __init__(self, policy: Acting, *, cap: Limit = "auto", jacobian: Jacobian = "true") -> None:
         """Wrap ``policy``, in evaluation mode.
 
         Args:
             policy: a head with a score, or a composition of such heads.
-            cap: largest factor of the pull (``real_time.guidance_weight``); None lifts it.
+            cap: largest factor of the pull (``real_time.guidance_weight``): a number, ``auto`` or None for
+                ``min(10, steps / 2)`` of the policy's sampler (``real_time.steady_cap``), ``none`` for no limit.
             jacobian: ``true`` pulls through the network (the paper's, one backward pass a query), ``identity`` leaves
                 its Jacobian out (LeRobot's).
 
@@ -58,15 +60,23 @@ class RealTimePolicy(Around):
         """
         super().__init__([policy])
         _check_chunks(policy)
-        if cap is not None and not cap >= 0:
-            raise ConfigError(f"cap must be a number >= 0, or null for none, got {cap}")
+        if cap not in (None, "auto", "none") and (isinstance(cap, str) or not cap >= 0):
+            raise ConfigError(f"cap must be auto, none or a number >= 0, got {cap!r}")
         if jacobian not in ("true", "identity"):
             raise ConfigError(f"jacobian must be true (the paper's) or identity, got {jacobian!r}")
-        self.cap, self.jacobian = (float("inf") if cap is None else float(cap)), jacobian
+        self._limit, self.jacobian = cap, jacobian
         self.action_spec, self.fps, self.path = policy.action_spec, policy.fps, policy.path
         self.latent_shape = policy.latent_shape
         self._guides: Sequence[Guide | None] | None = None
         self._bound(policy.action_spec.space)
+
+    @property
+    def cap(self) -> float:
+        """Largest factor of the pull; ``auto`` follows the policy's number of steps."""
+        if self._limit is None or self._limit == "auto":
+            policy: Any = self.policy
+            return steady_cap(len(policy.times))
+        return float("inf") if self._limit == "none" else float(self._limit)
 
     @property
     def caps(self) -> frozenset[Cap]:  # type: ignore[override]

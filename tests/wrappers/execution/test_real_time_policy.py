@@ -24,7 +24,13 @@ from robopolicy.testing.tiny import TINY_UNET, random_observation, tiny_spec, un
 from robopolicy.wrappers.compose import ComposedPolicy
 from robopolicy.wrappers.execution import Guide
 from robopolicy.wrappers.execution.policy import RealTimePolicy, real_time
-from robopolicy.wrappers.real_time import guidance_weight, guided_denoiser, guided_velocity, prefix_weights
+from robopolicy.wrappers.real_time import (
+    guidance_weight,
+    guided_denoiser,
+    guided_velocity,
+    prefix_weights,
+    steady_cap,
+)
 from robopolicy.wrappers.rerank import ValueGuidedPolicy
 from robopolicy.wrappers.rerank_scorers import RandomSelector
 from robopolicy.wrappers.steer import PriorActor, SteeredPolicy
@@ -100,7 +106,7 @@ class TestMathematics:
     @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler"])
     def test_the_posterior_of_independent_gaussians_exactly(self, path, sampler):
         """Data N(0, I), prefix known: its steps are the old chunk's, the others are what they would have been."""
-        policy = RealTimePolicy(teacher(path, sampler), cap=None)
+        policy = RealTimePolicy(teacher(path, sampler), cap="none")
         hard = guide(held=3, end=3)
         led, plain = chunks_of(policy, [hard] * 3), chunks_of(policy, None)
         # From pure noise the flow's factor is infinite: its first level is left alone, the others make up for it.
@@ -151,6 +157,16 @@ class TestMathematics:
         assert (gap[1][:7] < gap[0][:7]).all()
         assert gap[1][2] < gap[1][6]
         np.testing.assert_allclose(led[:, 7:], plain[:, 7:], atol=1e-5)
+
+    def test_the_cap_follows_the_number_of_steps_unless_it_is_given(self):
+        policy = head("flow")
+        for steps, cap in ((1, 0.5), (4, 2.0), (5, 2.5), (20, 10.0), (50, 10.0)):
+            policy.set_sampler(num_inference_steps=steps)
+            assert RealTimePolicy(policy).cap == RealTimePolicy(policy, cap=None).cap == cap == steady_cap(steps)
+            assert RealTimePolicy(policy, cap=7).cap == 7.0
+            assert RealTimePolicy(policy, cap="none").cap == INF
+        with pytest.raises(ConfigError, match="at least one step"):
+            steady_cap(0)
 
     def test_levels_without_noise_are_passed_through(self):
         said = Prediction(torch.ones(1, H, D), torch.zeros(1, H, D), torch.tensor(0.0))
@@ -253,6 +269,16 @@ class TestNesting:
             policy = robopolicy.load(tmp_path / "rt.yaml")
             assert isinstance(policy, RealTimePolicy)
             assert (policy.cap, policy.jacobian, policy.denoiser_calls) == (5.0, jacobian, 3)
+        for written, cap in (
+            ("", 1.5),
+            (", cap: auto", 1.5),
+            (", cap: null", 1.5),
+            (", cap: none", INF),
+            (", cap: 4", 4),
+        ):
+            text = f"{{type: real_time, policy: base, sampler: {{num_inference_steps: 3}}{written}}}"
+            (tmp_path / "rt.yaml").write_text(text)
+            assert robopolicy.load(tmp_path / "rt.yaml").cap == cap
         (tmp_path / "rt.yaml").write_text("{type: real_time, policy: base, schedule: exp}")
         with pytest.raises(ConfigError, match=r"rt\.yaml: unknown key 'schedule'"):
             robopolicy.load(tmp_path / "rt.yaml")
@@ -286,6 +312,6 @@ class TestRefusals:
             policy.act(obs, guide=[guide(6, 2), None])
 
     def test_impossible_settings(self):
-        for options in ({"cap": -1}, {"jacobian": "half"}):
+        for options in ({"cap": -1}, {"cap": float("nan")}, {"cap": "most"}, {"jacobian": "half"}):
             with pytest.raises(ConfigError):
                 RealTimePolicy(head("flow"), **options)
