@@ -78,6 +78,7 @@ class Pad:
         """What sticks and buttons say."""
         orders, self._orders = tuple(self._orders), []
         if "right" not in self._down:
+            self._grip = None  # an order of the last time is none when the arm is taken again
             return Reading(commands=orders)
         move = (-self._stick("left_y"), -self._stick("left_x"), -self._stick("right_y"))
         return Reading(move, (0.0, 0.0, -self._stick("right_x")), self._grip, True, True, orders)

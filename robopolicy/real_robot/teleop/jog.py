@@ -93,8 +93,8 @@ def _unit(share: tuple[float, float, float]) -> np.ndarray:
 
 
 def _ahead(way: np.ndarray, hand: np.ndarray) -> np.ndarray:
-    """The part of ``way`` that goes where the hand goes, at most ``AHEAD`` seconds of it: what the setpoint still does of
-    itself, as it brakes, is not pulled back, and a hand that turns round has nothing to make up for."""
+    """The part of ``way`` that goes where the hand goes, at most ``AHEAD`` seconds of it: what the setpoint still does
+    of itself, as it brakes, is not pulled back, and a hand that turns round has nothing to make up for."""
     speed = float(np.linalg.norm(hand))
     if speed == 0:
         return np.zeros(3)

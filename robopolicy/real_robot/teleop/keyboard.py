@@ -95,6 +95,7 @@ class Keys:
         orders, self._orders = tuple(self._orders), []
         attended = heard or not self.strict
         if not self._held:
+            self._grip = None  # an order of the last time is none when the arm is taken again
             return Reading(attended=attended, commands=orders)
         return Reading(move, turn, self._grip, True, attended, orders)
 

@@ -53,6 +53,26 @@ def test_every_key_has_one_meaning_and_opposites_cancel():
     assert keys.reading(0.2).gripper == 1.0
 
 
+def test_an_order_to_the_hand_ends_with_the_hold():
+    """Who takes the arm again finds the hand as it is, not as it was wanted the last time."""
+    keys, pad = Keys(), Pad()
+    keys.feed(b" p", 0.0)
+    assert keys.reading(0.0).gripper == 0.0
+    keys.feed(b" ", 1.0)
+    assert not keys.reading(1.0).held
+    keys.feed(b" ", 2.0)
+    assert keys.reading(2.0).held
+    assert keys.reading(2.0).gripper is None
+    press(pad, "right")
+    press(pad, "a")
+    assert pad.reading().gripper == 0.0
+    press(pad, "right", 0)
+    assert not pad.reading().held
+    press(pad, "right")
+    assert pad.reading().held
+    assert pad.reading().gripper is None
+
+
 def test_orders_are_given_once():
     keys = Keys()
     keys.feed(b"\ny", 0.0)
