@@ -16,14 +16,15 @@ OUTCOMES = {None: "unjudged", True: "success", False: "failure"}
 
 @dataclass
 class Take:
-    """The episode under way: ``begun`` and ``wall`` at its beginning, ``first`` the grid time of its first frame, all
-    s; ``frames`` on the grid so far, of which ``written``."""
+    """The episode under way: ``begun`` and ``wall`` at its beginning, ``first`` the grid time of its first frame,
+    ``origin`` that of the first that was written, all s; ``frames`` on the grid so far, of which ``written``."""
 
     task: str
     begun: float
     wall: float
     facts: dict[str, Any]
     first: float | None = None
+    origin: float = 0.0
     frames: int = 0
     written: int = 0
     repeated: int = 0
@@ -41,12 +42,11 @@ def closing(take: Take, success: bool | None, why: str, known: Mapping[str, Any]
         "intervention_frames": take.interventions,
         "repeated_frames": take.repeated,
     }
-    first = take.begun if take.first is None else take.first
     sidecar = {
         **meta,
         "task": take.task,
         "frames": take.written,
-        "began": {"monotonic": first, "wall": take.wall + first - take.begun},
+        "began": {"monotonic": take.origin, "wall": take.wall + take.origin - take.begun},
         **known,
         "driver": _about(status),
         "versions": versions(),

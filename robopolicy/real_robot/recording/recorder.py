@@ -1,10 +1,10 @@
 """``Recorder``: a run on the arm as a LeRobot v3 dataset, seen from outside the driver.
 
 Frames lie on a fixed grid of the dataset's rate.  Frame k holds the newest observation at or before its grid time, the
-policy's (or the human's) action that is due one frame later, as in simulated demonstrations, and what the safety filter
-made of it; a LeRobot dataset has no place for true times, so they are columns of their own.  Every episode has a JSON
-sidecar with what else is known.  An episode that the driver stops (fault, stop, lost link), or whose observations fail
-for more than two frames, ends there and is marked.
+policy's (or the human's) action that is due ``follows`` later (one frame, as in simulated demonstrations, unless told
+otherwise), and what the safety filter made of it; a LeRobot dataset has no place for true times, so they are columns of
+their own.  Every episode has a JSON sidecar with what else is known.  An episode that the driver stops (fault, stop,
+lost link), or whose observations fail for more than two frames, ends there and is marked.
 
     with Recorder(driver, "out/lift", fps=10, features=features, latency=config.arm_latency) as recorder:
         recorder.begin("lift the cube")
@@ -36,6 +36,7 @@ from robopolicy.real_robot.safety.types import Setpoint
 from robopolicy.sim.panda_model import WIDTH_MAX
 
 LOST = 2.0  # frames without an observation that end an episode
+TINY = 1e-6  # s
 SETTLE = 0.15  # s after its grid time that a frame is written: pictures arrive late
 WAITING = 20.0  # s of frames that may wait for the encoder
 Mode = Literal["all", "corrections"]
@@ -51,11 +52,14 @@ class Recorder:
         fps: frames a second.
         features: what a frame holds.
         latency, gripper_latency: of arm and hand, s, as the driver has them.
+        follows: s from a frame's grid time to when its action is due, a frame unless given; for runs of a policy its
+            own (``Adapter.follows``), so that a frame holds what the policy says first when it sees that frame.
         mode: ``"all"`` frames, or ``"corrections"``: only those of a human, each intervention an episode.
         facts: for the sidecars (configuration, checkpoint and their hashes, limits, seeds, operator).
         image_storage, video_codec, robot_type: see ``Writer``.
 
-    ``ended`` tells why recording ended early (full disk, slow encoder); the run goes on without it.
+    ``ended`` tells why recording ended early (full disk, slow encoder); the run goes on without it.  ``kept``: episodes
+    handed over to be kept; ``marks``: why episodes ended early, those with nothing in them too.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class Recorder:
         *,
         latency: float = ARM_LATENCY,
         gripper_latency: float = GRIPPER_LATENCY,
+        follows: float | None = None,
         mode: Mode = "all",
         facts: Mapping[str, Any] | None = None,
         image_storage: Literal["video", "png"] = "video",
@@ -74,15 +79,18 @@ class Recorder:
         robot_type: str = "franka",
     ) -> None:
         self.driver, self.root, self.fps, self.features, self.mode = driver, Path(root), fps, features, mode
-        self.dt = 1.0 / fps
-        self.facts = dict(facts or {})
+        self.dt, self.facts = 1.0 / fps, dict(facts or {})
+        self.follows = self.dt if follows is None else follows
         self.timeline = Timeline(latency, gripper_latency)
+        # The human's action of a frame is made until it is due, less the latency of the arm.
+        self._settle = max(SETTLE, self.follows - latency)
         self._cameras = [f.key.rpartition(".")[2] for f in features.observation_spec.features if len(f.shape) == 3]
         self._storage: tuple[Literal["video", "png"], str | None, str] = (image_storage, video_codec, robot_type)
         self._spool = Spool(self._open, features, max(10, round(WAITING * fps)))
         self._take: Take | None = None
-        self._seen: deque[Snapshot] = deque(maxlen=max(16, round(fps)))
+        self._seen: deque[Snapshot] = deque()
         self.marks: list[str] = []
+        self.kept = 0
 
     def _open(self) -> Writer:
         extra = extra_columns(self._cameras)
@@ -174,6 +182,8 @@ class Recorder:
         snapshot = self.driver.snapshot()
         if isinstance(snapshot, Snapshot) and (not self._seen or snapshot.time > self._seen[-1].time):
             self._seen.append(snapshot)
+            while self._seen[0].time < status.now - self._settle - (LOST + 1) * self.dt:
+                self._seen.popleft()
         self._write_due(self._take, status.now, wait=True)
         if self._take is not None and status.state in OVER:
             self._write_due(self._take, status.now, wait=False)
@@ -188,15 +198,16 @@ class Recorder:
             since = self.timeline.since
             if not fresh or since is None:
                 return
-            take.first = max(fresh[0].time, take.begun, since + self.timeline.latency - self.dt)
-        # The human's action of a frame is made until a frame later, less the latency of the arm.
-        settle = max(SETTLE, self.dt - self.timeline.latency) if wait else 0.0
+            # A little after, so that the time at which its action was sent is not rounded to before the first look.
+            take.first = max(fresh[0].time, take.begun, since + self.timeline.latency - self.follows + TINY)
+        settle = self._settle if wait else 0.0
         while self._take is take and take.first + take.frames * self.dt + settle <= now:
             self._write(take, take.first + take.frames * self.dt)
 
     def _write(self, take: Take, grid: float) -> None:
         snapshot = next((s for s in reversed(self._seen) if s.time <= grid), None)
-        wanted = self.timeline.wanted(grid + self.dt)
+        due = grid + self.follows
+        wanted = self.timeline.wanted(due)
         if snapshot is None or grid - snapshot.time > LOST * self.dt:
             age = f"the newest is {grid - snapshot.time:.2f} s old" if snapshot is not None else "there is none"
             self._mark(f"frames lost: no observation for {LOST:g} frames, {age}")
@@ -210,15 +221,16 @@ class Recorder:
         if self.mode == "corrections" and not wanted.human:
             self._close_correction(take)
             return
+        if not take.written:
+            take.origin = grid
         take.interventions += wanted.human
         take.written += 1
-        self._spool.put(
-            FrameToWrite(snapshot, self._action(wanted, grid), take.task, self._extra(take, snapshot, wanted))
-        )
+        extra = self._extra(take, snapshot, wanted, due - self.timeline.latency)
+        self._spool.put(FrameToWrite(snapshot, self._action(wanted, due), take.task, extra))
 
-    def _action(self, wanted: Wanted, grid: float) -> Any:
+    def _action(self, wanted: Wanted, due: float) -> Any:
         """The wanted pose as the policy's numbers; for changes, from where the tool was wanted a frame before."""
-        before = self.timeline.wanted(grid) or wanted
+        before = self.timeline.wanted(due - self.dt) or wanted
         width = wanted.width if wanted.width is not None else self._hand(wanted.time)
         return self.features.action(wanted.pose, width, before.pose)
 
@@ -227,16 +239,14 @@ class Recorder:
         look = self.timeline.emitted(due - self.timeline.latency)
         return look.width if look is not None and look.width is not None else WIDTH_MAX
 
-    def _extra(self, take: Take, snapshot: Snapshot, wanted: Wanted) -> dict[str, Any]:
-        assert take.first is not None
-        sent = take.first + take.frames * self.dt - self.timeline.latency  # the frame after this one's grid time
+    def _extra(self, take: Take, snapshot: Snapshot, wanted: Wanted, sent: float) -> dict[str, Any]:
         look = self.timeline.emitted(sent)
         assert look is not None
         assert look.emitted is not None
         return {
-            TIME + "state": snapshot.time - take.first,
-            **{TIME + name: snapshot.frames[name][-1].time - take.first for name in self._cameras},
-            "action.time": wanted.time - take.first,
+            TIME + "state": snapshot.time - take.origin,
+            **{TIME + name: snapshot.frames[name][-1].time - take.origin for name in self._cameras},
+            "action.time": wanted.time - take.origin,
             "action.emitted": emitted_numbers(look.emitted, look.width),
             "meta.safety_flags": int(self.timeline.flags(sent - self.dt, sent)),
             "meta.chunk_id": wanted.chunk,
@@ -266,8 +276,9 @@ class Recorder:
             take.events = []
 
     def _closing(self, take: Take, success: bool | None, why: str) -> Close:
-        latency = {"arm": self.timeline.latency, "gripper": self.timeline.gripper_latency}
-        known = {"mode": self.mode, "fps": self.fps, "latency": latency, "facts": {**self.facts, **take.facts}}
+        latency = {"arm": self.timeline.latency, "gripper": self.timeline.gripper_latency, "follows": self.follows}
+        known = {"mode": self.mode, "fps": self.fps, "latency": latency, "facts": self.facts | take.facts}
+        self.kept += 1
         return closing(take, success, why, known, self.driver.status())
 
     # -- the end -------------------------------------------------------------------------------------------------------

@@ -104,17 +104,14 @@ class _Session:
         self.closed = self.successes = self.discarded = 0
         self.over = ""
         self.first_mark = len(recorder.marks)
-        self._marks = self.first_mark
+        self._marks, self._kept = self.first_mark, recorder.kept
         self._begun = 0.0
 
     def step(self, reading: Reading, facts: dict[str, Any]) -> bool:
         """Follow the operator; true when an episode is over and the next one not begun."""
         recorder = self._recorder
         self.over = recorder.ended or reading.lost or ("quit" if "quit" in reading.commands else "")
-        if len(recorder.marks) > self._marks:  # the recorder ended it
-            self._marks = len(recorder.marks)
-            self.closed += 1
-            self._say(f"episode ended early: {recorder.marks[-1]}")
+        if self._marked():
             return True
         if recorder.recording:
             return self._judged(reading)
@@ -127,6 +124,20 @@ class _Session:
             except RequestRefused as e:
                 self._say(str(e))
         return False
+
+    def _marked(self) -> bool:
+        """Whether the recorder ended an episode by itself; one with nothing in it was not closed."""
+        marks = self._recorder.marks
+        if len(marks) == self._marks:
+            return False
+        self._marks = len(marks)
+        self._count()
+        self._say(f"episode ended early: {marks[-1]}")
+        return True
+
+    def _count(self) -> None:
+        self.closed += self._recorder.kept > self._kept
+        self._kept = self._recorder.kept
 
     def _judged(self, reading: Reading) -> bool:
         """End the episode if the operator, or the time, says so; whoever leaves in the middle throws it away."""
@@ -141,8 +152,11 @@ class _Session:
         if not judged and not late:
             return False
         success = bool(judged and judged[-1])
-        if self._recorder.end(success, "" if judged else f"longer than {self._seconds:g} s"):
-            self.closed += 1
+        ended = self._recorder.end(success, "" if judged else f"longer than {self._seconds:g} s")
+        if self._marked():  # by its last frames
+            return True
+        if ended:
+            self._count()
             self.successes += success
             self._say(f"episode {self.closed}: {'success' if success else 'failure'}")
         return True

@@ -25,7 +25,7 @@ from robopolicy.real_robot.control.observations import Snapshot
 from robopolicy.real_robot.recording.features import Recordable
 
 LOG = logging.getLogger(__name__)
-SIDECARS = "sidecars"
+SIDECARS, ENDED = "sidecars", "ended.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,9 @@ class Spool:
         self._thread.start()
 
     def _drop_orphans(self) -> None:
-        """Sidecars of episodes that a crash kept from being closed."""
+        """Sidecars of episodes that a crash kept from being closed, and the mark of a recording that ended early: it
+        goes on."""
+        (self.writer.root / SIDECARS / ENDED).unlink(missing_ok=True)
         for path in (self.writer.root / SIDECARS).glob("episode-*.json"):
             if int(path.stem.removeprefix("episode-")) >= self.closed:
                 path.unlink()
@@ -100,7 +102,9 @@ class Spool:
             with contextlib.suppress(queue.Full):
                 self._queue.put(None, timeout=seconds)
         self._thread.join(seconds)
-        return not self._thread.is_alive()
+        if late := self._thread.is_alive():
+            LOG.warning("the encoder was not done within %g s: %d closed episodes are kept", seconds, self.closed)
+        return not late
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
@@ -132,6 +136,6 @@ class Spool:
         self.writer.discard_episode()
         if self.ended:
             mark = {"ended": self.ended, "episodes": self.closed}
-            io.write_atomic(self.writer.root / SIDECARS / "ended.json", json.dumps(mark))
+            io.write_atomic(self.writer.root / SIDECARS / ENDED, json.dumps(mark))
         else:
             self.writer.finalize()

@@ -76,6 +76,40 @@ def test_frames_lie_on_the_grid_and_hold_the_action_that_is_due_a_frame_later(de
     assert not got["intervention"].any()
 
 
+def test_a_run_of_a_policy_holds_the_action_that_it_dates_at_the_frame(desk):
+    """With the policy's own ``follows`` a frame holds what a chunk asked for then begins with."""
+    d = desk(follows=0.0)
+    record_a_line(d)
+    got = columns(d.recorder.root)
+    steps = got["meta.chunk_step"]
+    early = (steps >= 0) & (np.arange(len(steps)) < np.flatnonzero(steps == 9)[0])
+    assert early.sum() >= 8
+    assert np.abs(got["action.time"][early] - got["timestamp"][early]).max() <= 0.0501
+
+
+def test_slow_frames_looked_at_often_lack_nothing(desk):
+    d = desk(fps=2)
+    d.run()
+    d.recorder.begin("stand")
+    for _ in range(400):
+        d.recorder.tick()
+        d.driver.tick()
+    assert d.recorder.recording, d.recorder.marks
+    assert d.recorder.frames in (7, 8)
+
+
+def test_a_recording_that_goes_on_is_no_longer_marked_as_ended(desk):
+    d = desk()
+    record_a_line(d)
+    d.close()
+    mark = sidecar_path(d.recorder.root, 0).with_name("ended.json")
+    mark.write_text("{}")
+    again = Recorder(d.driver, d.recorder.root, 10, d.recorder.features)
+    again.close()
+    assert not mark.exists()
+    assert again.episodes == 1
+
+
 def test_the_action_is_where_the_tool_is_a_frame_later(desk):
     d = desk()
     record_a_line(d, (0.06, 0, 0), 1.5)
@@ -178,6 +212,7 @@ def test_corrections_only_keeps_an_episode_an_intervention(desk):
         got = columns(d.recorder.root, k)
         assert got["intervention"].all()
         assert 6 <= len(got["intervention"]) <= 9
+        assert -0.021 <= got["observation.time.state"][0] <= 0.0  # true times count from the episode's own beginning
     assert np.ptp(columns(d.recorder.root, 0)["action"][:, 2]) > 0.03
     assert np.ptp(columns(d.recorder.root, 1)["action"][:, 1]) > 0.03
 
@@ -235,7 +270,7 @@ def test_the_sidecar_says_what_the_table_has_no_room_for(desk):
     assert sidecar["facts"] == {"checkpoint": "abc", "config": {"limits": "default"}, "seed": 7}
     assert sidecar["task"] == "go forward"
     assert sidecar["frames"] == len(columns(d.recorder.root)["frame_index"])
-    assert sidecar["latency"] == {"arm": 0.2, "gripper": 0.1}
+    assert sidecar["latency"] == {"arm": 0.2, "gripper": 0.1, "follows": 0.1}
     assert sidecar["versions"]["numpy"] == np.__version__
     assert sidecar["began"]["wall"] - sidecar["began"]["monotonic"] == pytest.approx(1_700_000_000 - 100)
 

@@ -98,6 +98,37 @@ def test_an_episode_that_takes_too_long_is_a_failure_and_a_fault_is_marked(desk)
     assert result.marks == ("fault: robot errors: cartesian_reflex",) or metas[1]["ended"] == "longer than 1 s"
 
 
+class Ending:
+    """A recorder whose last frames end the episode by themselves; ``keeps``: whether anything was in it."""
+
+    recording, ended = True, ""
+
+    def __init__(self, keeps):
+        self.keeps, self.kept, self.marks = keeps, 3, ["of the session before"]
+
+    def end(self, success, why):
+        self.marks.append("frames lost")
+        self.kept += self.keeps
+        self.recording = False
+        return True
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_episode_that_its_last_frames_end_counts_once_if_at_all_and_is_no_success(keeps):
+    from types import SimpleNamespace
+
+    from robopolicy.real_robot.clock import VirtualClock
+    from robopolicy.real_robot.recording.session import _Session
+
+    said = []
+    driver = SimpleNamespace(clock=VirtualClock(), status=lambda: SimpleNamespace(state=State.HOLD))
+    running = _Session(driver, Ending(keeps), "lift", True, 60.0, said.append)
+    assert running.step(Reading(commands=("success",)), {})
+    assert not running.step(Reading(), {})
+    assert (running.closed, running.successes) == (int(keeps), 0)
+    assert said == ["episode ended early: frames lost"]
+
+
 def test_corrections_of_a_policy_record_whoever_is_in_command(desk):
     d = desk()
     start = d.driver.clock.now()
