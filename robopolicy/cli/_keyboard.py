@@ -8,6 +8,7 @@ terminal, a lost connection or a program put into the background ends it, and th
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from robopolicy.core.errors import RobopolicyError
 
+LOG = logging.getLogger(__name__)
 PERIOD = 0.05  # s between two looks, and between two heartbeats
 
 
@@ -63,7 +65,7 @@ class Keyboard:
 
     def _raw(self) -> None:
         """Keys come one by one and are not shown; Ctrl-C still interrupts."""
-        if not self.terminal:
+        if not self.terminal or self._fd is None:
             return
         import termios
         import tty
@@ -73,7 +75,7 @@ class Keyboard:
             tty.setcbreak(self._fd, termios.TCSANOW)
 
     def _cooked(self) -> None:
-        if self._saved is None:
+        if self._saved is None or self._fd is None:
             return
         import termios
 
@@ -81,13 +83,16 @@ class Keyboard:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._saved)
 
     def _run(self) -> None:
-        while not self._stop.is_set() and not self.lost:
-            self._look()
-            if self._beat is not None and not self.lost:
-                try:
+        try:
+            while not self._stop.is_set() and not self.lost:
+                self._look()
+                if self._beat is not None and not self.lost:
                     self._beat()
-                except RobopolicyError as e:  # the driver is gone: nobody is left to tell
-                    self.lost = str(e)
+        except RobopolicyError as e:  # the driver is gone: nobody is left to tell
+            self.lost = str(e)
+        except Exception as e:  # whoever asks whether the operator is there must learn that the keys are dead
+            LOG.exception("the keyboard's thread has ended")
+            self.lost = f"the keys are dead ({type(e).__name__}: {e})"
 
     def _look(self) -> None:
         if not self.terminal or self._paused.is_set():

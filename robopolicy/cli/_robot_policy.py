@@ -70,6 +70,7 @@ class PolicyPerformer:
             *(self.driver, root, adapter.fps, AdaptedFeatures(adapter)),
             latency=c.arm_latency,
             gripper_latency=c.gripper_latency,
+            follows=adapter.follows,
             facts={**facts, "checkpoint": str(self.path)},
         )
 
@@ -85,6 +86,7 @@ class PolicyPerformer:
         from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
         from robopolicy.real_robot.driver.preflight_robot import policy_checks
         from robopolicy.wrappers.execution import make_executor
+        from robopolicy.wrappers.execution.memory import check_stride
 
         args, spec, adapter = self.args, self.policy.action_spec, self.adapter
         seen = self._seen(1)
@@ -94,6 +96,7 @@ class PolicyPerformer:
         latency = self._warmed_up() + args.inject_latency
         lead = hand_over(self.config.arm_latency, args.follows)
         executor = make_executor(args.execution, spec, latency=latency, lead=lead, steps=args.steps)
+        check_stride(self.policy, executor, latency)
         self.runner = PolicyRunner(
             *(self.driver if self.recorder is None else _Remembered(self), self.policy, executor, adapter),
             slowness=Slowness(args.inject_latency),
@@ -101,7 +104,8 @@ class PolicyPerformer:
             usual=latency,
             seed=args.seed + self.episode,
         )
-        return policy_checks((), latency, spec.dt, executor.reach)
+        # With sync nothing is late: the world waits.
+        return policy_checks((), latency, spec.dt, executor.reach, lead=0.0 if args.execution == "sync" else lead)
 
     def _seen(self, steps: int) -> Any:
         """The newest observation, waited for; ``NoSnapshot`` if there is none in time."""
@@ -117,15 +121,19 @@ class PolicyPerformer:
     def _warmed_up(self) -> float:
         """Seconds that an answer takes, the slowest of the counted ones; nothing is submitted."""
         from robopolicy.real_robot.control.observations import NoSnapshot
+        from robopolicy.wrappers.execution.guide import whole_guide
 
-        taken = []
+        taken: list[float] = []
+        how: dict[str, Any] = {}
         for i in range(WARM_UP):
             seen = self._seen(self.adapter.steps)
             if isinstance(seen, NoSnapshot):
                 raise ConfigError(f"no observation for the policy: {seen.why}")
             began = time.perf_counter()
-            self.policy.act(self.adapter.observation(seen), noise_keys=[(0, i)], observed_at=seen.time)
+            chunk = self.policy.act(self.adapter.observation(seen), noise_keys=[(0, i)], observed_at=seen.time, **how)
             taken.append(time.perf_counter() - began)
+            if self.args.execution == "rtc":  # what continues a chunk takes longer than what begins one
+                how = {"guide": whole_guide(chunk.actions[0])}
         return max(taken[-COUNTED:])
 
     # -- the session ---------------------------------------------------------------------------------------------------
@@ -182,14 +190,11 @@ class PolicyPerformer:
         if self._thread is not None:
             self._thread.join(JOIN)
         if self.recorder is not None:
-            kept = self.recorder.end()
+            self.recorder.end()
             self.recorder.close()
             why = self.recorder.ended or "; ".join(self.recorder.marks)
-            print(
-                f"dataset {self.recorder.root}: "
-                + ("one episode more" if kept else "nothing kept")
-                + f" ({why})" * bool(why)
-            )
+            kept = "one episode more" if self.recorder.kept else "nothing kept"
+            print(f"dataset {self.recorder.root}: {kept}{f' (ended early: {why})' * bool(why)}")
 
 
 class _Remembered:

@@ -26,6 +26,7 @@ PERIOD = 0.02  # s between two looks
 DRAW = 0.1  # s between two pictures of the dashboard
 PATIENCE = 2.0  # s for which a hold or a fault lasts before a run that nobody can resume ends
 READY_WITHIN = 3.0  # s from a green preflight to READY
+HEARD_WITHIN = 2.0  # s from the first heartbeat of the operator to its being heard
 KEYS = "space hold   r run/resume   q quit   e stop   c clear errors   a then y arm again"
 BY_OPERATOR = "paused by the operator"
 
@@ -222,11 +223,21 @@ def preflight(driver: Driver, performer: Performer | None = None) -> None:
         time.sleep(PERIOD)
 
 
-def arm(driver: Driver, operator: str, ask: Callable[[str], str] | None, what: str) -> None:
+def arm(
+    driver: Driver,
+    operator: str,
+    ask: Callable[[str], str] | None,
+    what: str,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
     """Both steps of arming, then ARMED.  ``ask``: asks the operator for a line; ``None`` where that was done before.
 
     Raises ``NotArmed`` unless both words come; the second within ten seconds of the first.
     """
+    # The first sign of the operator takes a moment to get there; arming says itself what is wrong if it never does.
+    end = driver.clock.now() + HEARD_WITHIN
+    while driver.status().ages.get("operator", 0.0) == math.inf and driver.clock.now() < end:
+        sleep(PERIOD)
     if ask is not None:
         print(what)
         if ask("The arm will move. Type arm to arm it, anything else to leave: ").strip().lower() != "arm":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from robopolicy.cli import robot_run
+from robopolicy.cli.robot import only_warnings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,5 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """As ``robot run``; the motions' options are not offered."""
+    only_warnings()
     args.axis, args.amplitude, args.frequency = "x", 0.05, 0.2
     return robot_run.run(args)

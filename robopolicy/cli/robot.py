@@ -47,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         module.add_arguments(own)
 
 
+def only_warnings() -> None:
+    """Of the link's comings and goings nothing is printed, the dashboard shows them; what goes wrong is still told."""
+    logging.getLogger("robopolicy.real_robot").setLevel(logging.WARNING)
+
+
 def run(args: argparse.Namespace) -> int:
     """Dispatch to the action's module."""
-    # The dashboard shows the link; what goes wrong is still told.
-    logging.getLogger("robopolicy.real_robot").setLevel(logging.WARNING)
+    only_warnings()
     return int(importlib.import_module(f"robopolicy.cli.robot_{args.action}").run(args))

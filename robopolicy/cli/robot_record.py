@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
         title = f"recording {args.root}: {args.task}"
         arm(driver, operator, ask if not twin and args.holds_stop is None else None, title)
         board = stack.enter_context(Dashboard(title, config.safety(), config.times, HELP))
-        return teleoperate(args, driver, hand, keys, recorder, board)
+        code = teleoperate(args, driver, hand, keys, recorder, board)
+    early = "; ".join((*recorder.marks, *filter(None, (recorder.ended,))))
+    print(f"dataset {args.root}: {recorder.kept} episodes more{f' (ended early: {early})' * bool(early)}")
+    return code
 
 
 def teleoperate(

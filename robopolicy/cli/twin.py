@@ -135,9 +135,11 @@ def _running(args: argparse.Namespace, config: TwinConfig) -> Iterator[tuple[Twi
 
 def ask(args: argparse.Namespace) -> int:
     """Call one of the services of a running twin; prints its answer."""
+    from robopolicy.cli.robot import only_warnings
     from robopolicy.real_robot.wire.client import RosbridgeClient
     from robopolicy.real_robot.wire.client_config import ClientConfig
 
+    only_warnings()
     call = _request(args)
     if call is None:
         from robopolicy.real_robot.twin.faults import FAULTS

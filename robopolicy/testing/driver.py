@@ -34,6 +34,7 @@ class FakeDriver:
         self.at: dict[float, Callable[[], None]] = {}
         self.wishes: list[tuple[float, Setpoint]] = []
         self.epoch = 0
+        self.ages = {"state": 0.01, "gripper": 0.05}
 
     def sleep(self, seconds: float) -> None:
         """Let time pass, and do what is due then."""
@@ -51,7 +52,7 @@ class FakeDriver:
         """See ``Driver``."""
         return Status(
             *(self.clock.now(), self.state, self.why, self.epoch, True, None, 0.0, HERE, (0.0,) * 7, 0.08, 0.0),
-            *(HERE, 0.08, SafetyFlag.NONE, 2, (), {"state": 0.01, "gripper": 0.05}, {}, 0.0, 0.0, 0.0, {}),
+            *(HERE, 0.08, SafetyFlag.NONE, 2, (), dict(self.ages), {}, 0.0, 0.0, 0.0, {}),
         )
 
     def _ask(self, name: str, needs: tuple[State, ...], after: State, why: str) -> None:

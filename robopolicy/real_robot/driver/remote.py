@@ -18,7 +18,7 @@ from typing import Any
 
 from robopolicy.core.configs import dump_config
 from robopolicy.core.errors import ControlProcessLost, LinkDown, ServiceFailed
-from robopolicy.real_robot.clock import SystemClock
+from robopolicy.real_robot.clock import Clock, SystemClock
 from robopolicy.real_robot.control.observations import NoSnapshot, Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import State
@@ -55,7 +55,8 @@ class FrankaBridgeRobot:
         facts: Mapping[str, Any] | None = None,
         realtime: bool = True,
     ) -> None:
-        self.config, self.clock = config, SystemClock()
+        self.config = config
+        self.clock: Clock = SystemClock()
         self._owner = os.getpid()
         self._last: Status | None = None
         self._stale = 0

@@ -180,7 +180,7 @@ def of_rows(rows: np.ndarray, name: str, **more: object) -> RunSeries:
     there = lambda bit: (has & int(bit)) != 0
     masked = lambda values, mask: np.where(mask if values.ndim == 1 else mask[:, None], values, np.nan)
     emitted, wish = there(Has.EMITTED_POSE), there(Has.WISH)
-    measured = rows["measured_position"]
+    known = np.isfinite(rows["measured_at"])  # before the first state of the robot there is nothing
     ages = dict(zip(AGES, rows["health_age"].T, strict=True))
     for source, bit in (("loopback", Has.LOOPBACK_AGE), ("camera", Has.CAMERA_AGE), ("operator", Has.OPERATOR_AGE)):
         ages[source] = np.where(there(bit), ages[source], np.nan)
@@ -191,13 +191,13 @@ def of_rows(rows: np.ndarray, name: str, **more: object) -> RunSeries:
         state=rows["state"].astype(int),
         plan=Track(masked(rows["wish_position"], wish), masked(rows["wish_quaternion"], wish)),
         emitted=Track(masked(rows["emitted_position"], emitted), masked(rows["emitted_quaternion"], emitted)),
-        measured=Track(measured.copy(), rows["measured_quaternion"].copy()),
+        measured=Track(masked(rows["measured_position"], known), masked(rows["measured_quaternion"], known)),
         published=there(Has.PUBLISHED),
         rate=masked(rows["emitted_rate"], there(Has.EMITTED)),
         width_plan=masked(rows["wish_width"], there(Has.WISH_GRIPPER)),
         width_emitted=masked(rows["emitted_width"], there(Has.EMITTED_GRIPPER)),
-        width_measured=rows["measured_width"].copy(),
-        force=np.linalg.norm(rows["measured_force"], axis=-1),
+        width_measured=masked(rows["measured_width"], known),
+        force=masked(np.linalg.norm(rows["measured_force"], axis=-1), known),
         flags=rows["flags"].astype(np.int64),
         ages={k: v for k, v in ages.items() if np.isfinite(v).any()},
         period=np.diff(at, prepend=at[:1]),

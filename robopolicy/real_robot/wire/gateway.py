@@ -115,8 +115,8 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Address for clients on this machine."""
-        host = self.config.host if is_loopback(self.config.host) else "127.0.0.1"
+        """Address for clients on this machine: bound to every interface, the loopback is one of them."""
+        host = "127.0.0.1" if self.config.host in ("0.0.0.0", "::") else self.config.host
         return f"ws://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property

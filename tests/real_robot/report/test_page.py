@@ -70,6 +70,18 @@ def test_an_empty_log_makes_a_page_that_says_so(logged):
     assert "no tick was recorded" in render(empty)
 
 
+def test_before_the_first_state_there_is_nothing_and_turns_count_from_that_state(logged):
+    rows = logged.rows.copy()
+    early = rows[:20]
+    early["measured_at"], early["measured_position"], early["measured_quaternion"] = -np.inf, 0.0, (0, 0, 0, 1)
+    series = of_rows(rows, "late")
+    assert np.isnan(series.measured.position[:20]).all()
+    assert np.isnan(series.force[:20]).all()
+    assert np.isfinite(series.measured.position[20:]).all()
+    assert np.nanmax(np.abs(series.turn(series.measured))) < 1e-6
+    assert "nan" not in re.sub(r"[a-z]nan|nan[a-z]", "", render(series).lower())
+
+
 def test_a_span_ends_where_the_flag_falls():
     time = np.arange(6) * 0.1
     up = np.array([True, False, True, True, False, True])
