@@ -154,7 +154,8 @@ class GripperWorker:
         if self.fault:
             raise RequestRefused(f"gripper: {self.problem}; tried {self.config.retries} times again: recover, then arm")
         self._retries += 1
-        self.problem, self._again = None, True
+        # With nothing to send again the order must not wait for whatever fails next.
+        self.problem, self._again = None, self._failed is not None
 
     def home(self, state: State) -> None:
         """Homing: the fingers close and open fully; raises ``RequestRefused`` in any state but READY."""

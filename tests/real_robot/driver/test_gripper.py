@@ -248,6 +248,19 @@ def test_F30_an_empty_grasp_is_a_failure_unless_the_policy_is_left_to_mend_it(ri
     assert r.asked() == [("grasp", 0.0), ("move", 0.079)]
 
 
+def test_F30_what_fails_after_an_empty_grasp_is_not_sent_again_by_itself(rig):
+    r = rig()
+    r.until(lambda: r.worker.problem is not None, 4, wish=0.0)  # the fingers met nothing: there is no goal to repeat
+    r.worker.retry()
+    for server in r.twin.face.hand._servers:
+        server._on_goal = lambda goal: goal.reject("not now")
+    r.until(lambda: r.worker.problem is not None, 2.0, wish=0.079)
+    asked = r.asked()
+    r.run(0.3)
+    assert r.asked() == asked == [("grasp", 0.0), ("move", 0.079)]
+    assert "rejected: not now" in r.worker.problem
+
+
 def test_F30_a_link_lost_while_the_fingers_move_is_a_failure(rig):
     for ros in ("ros1", "ros2"):
         r = rig(ros, expect_object=False)
