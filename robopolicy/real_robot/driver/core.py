@@ -141,7 +141,9 @@ class DriverCore(Engine):
         report = run_preflight(Inspection(self))
         with self.lock:
             self.report = report
-            if report.green and self.client.epoch == epoch and self._voided == voided:
+            if not report.green:
+                self._green = None  # whatever an earlier one saw
+            elif self.client.epoch == epoch and self._voided == voided:
                 self._green, self._again = epoch, False
             self.guarded.noted("preflight", self.clock.now(), green=report.green, failures=report.failures())
         self.look()
@@ -282,7 +284,7 @@ class DriverCore(Engine):
             self.closed = True
             try:
                 self._call("shut_down", why=why)
-                self.tick()
+                super().tick()  # without errands, which may wait for answers
             except Exception:
                 # Whatever is broken, the link is closed: the controller then keeps a target within the lead cap.
                 LOG.exception("driver: no stop target was sent")

@@ -166,9 +166,13 @@ class Engine:
                 return self.record
             now, self.ticking = self.clock.now() if now is None else now, True
             try:
-                record = self.record = self.tapped.tick(now, self._inputs(now, self._follow_link()))
+                inputs = self._inputs(now, self._follow_link())
+                record = self.record = self.tapped.tick(now, inputs)
                 self._send(record, now)
                 self._after(record)
+                # A trouble that came up since is for the next tick to see, not to be forgotten here.
+                if inputs.health.clock is not None and self.sync.told():
+                    self.sources.restart(clock_set=True)
             finally:
                 self.ticking = False
         if self.leaving:
@@ -248,8 +252,6 @@ class Engine:
     def _after(self, record: TickRecord) -> None:
         for event in record.events:
             self._follow_event(event.before, event.after)
-        if self.sync.told():
-            self.sources.restart(clock_set=True)
         done = self._recovering
         if done is not None and done.outcome.done():
             self._recovering = None

@@ -91,6 +91,22 @@ def test_F20_a_step_of_the_robots_clock_holds_at_once_and_is_measured_anew(rig, 
     assert r.step(5).state is State.RUNNING
 
 
+def test_F20_a_step_that_is_measured_in_the_middle_of_a_tick_holds_at_the_next(rig, monkeypatch):
+    r = rig().moving(**LONG)
+    tick = r.driver.tapped.tick
+
+    def overtaken(now, inputs):  # by a burst that another thread completes
+        r.driver.sync.trouble, r.driver.sync._moved = "clock: it was set meanwhile", True
+        return tick(now, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(r.driver.tapped, "tick", overtaken)
+        assert r.step().state is State.RUNNING
+    assert r.step().state is State.HOLD
+    assert r.why == "clock: it was set meanwhile"
+    assert r.driver.sync.trouble is None
+
+
 def test_F20_stamps_of_the_future_are_dropped_until_the_clock_was_measured_again(rig):
     r = rig()
     r.step(20)
@@ -147,6 +163,16 @@ def test_F27_what_preflight_saw_before_a_fault_does_not_count_after_it(rig):
     r.step(80)
     assert r.state is State.FAULT
     assert any("tool" in line for line in r.driver.status().preflight.failures())
+
+
+def test_a_preflight_that_is_not_green_takes_back_what_an_earlier_one_allowed(rig):
+    r = rig().ready()
+    r.fault("tool", 0.02)
+    r.step(12)
+    assert not r.driver.preflight().green
+    assert r.state is State.LINKED
+    with pytest.raises(RequestRefused, match="not in state linked"):
+        r.driver.ask_to_arm("Ada")
 
 
 @pytest.mark.slow

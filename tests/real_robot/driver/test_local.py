@@ -233,3 +233,12 @@ def test_a_second_driver_and_a_missing_server_are_one_line(rig):
     r.close_gateway()
     with pytest.raises(LinkDown, match="cannot connect"):
         r.driver.connect()
+
+
+def test_F40_leaving_waits_for_no_errand_before_the_stop_target(rig, monkeypatch):
+    r = rig().moving()
+    waited = []
+    monkeypatch.setattr(r.driver.errands, "run_due", waited.append)
+    r.driver.disconnect()
+    assert waited == []
+    assert r.driver.record.publish is not None
