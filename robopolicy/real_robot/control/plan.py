@@ -23,6 +23,7 @@ from robopolicy.real_robot.safety.validity import LARGEST, NORM, sane
 
 SLACK = 0.010  # s before now within which an action already counts as late
 GAP = 1.0  # s that may pass before the first action of a chunk and between two: a pause in it would look like a plan
+SHORTEST = 1e-3  # s of an action period; far shorter ones overflow where they are divided by
 LONGEST, MOST = 60.0, 1024  # s that a chunk may reach ahead, and actions that it may have
 STRETCH = 2.0  # action periods by which stretching may shift an action before the rest is dropped
 ARM_LATENCY, GRIPPER_LATENCY = 0.20, 0.10  # s; where calibration starts from
@@ -66,6 +67,8 @@ class Waypoints:
         norms = np.linalg.norm(self.track.quaternion, axis=-1)
         if not ((norms >= NORM[0]) & (norms <= NORM[1])).all():
             return f"chunk: a quaternion has norm {norms[np.argmax(np.abs(norms - 1))]:.3f}, expected 1"
+        if dt < SHORTEST:
+            return f"chunk: dt of {dt:g} s, expected {SHORTEST:g} s or more"
         gaps = np.diff(stamps)
         if (gaps <= 0).any():
             return "chunk: its stamps do not rise"

@@ -23,7 +23,7 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
     if not data.startswith(_START) or _END not in data[-2 - PADDING :]:
         return None
     at = 2
-    while at + 9 <= len(data):
+    while at + 10 <= len(data):
         if data[at] != 0xFF:
             return None
         kind = data[at + 1]

@@ -80,6 +80,8 @@ def _joints(message: Message, arm_id: str) -> tuple[np.ndarray, np.ndarray]:
     names, position, velocity = message["name"], message["position"], message["velocity"]
     if len(position) != 7 or len(velocity) != 7:
         raise InvalidMessage(f"state: expected 7 joints, got {len(position)} positions and {len(velocity)} velocities")
+    if len(names) not in (0, 7):
+        raise InvalidMessage(f"state: expected the names of 7 joints, got {len(names)}")
     wanted = [f"{arm_id}_joint{i}" for i in range(1, 8)]
     order = [names.index(name) for name in wanted] if set(wanted) <= set(names) else list(range(7))
     return np.array(position, np.float64)[order], np.array(velocity, np.float64)[order]

@@ -149,6 +149,7 @@ def test_F09_a_broken_chunk_is_refused_whole_and_the_plan_stays(where):
         {"gripper": ["open", "open", "shut"]},
         {"dt": None},
         {"dt": "0.1 s"},
+        {"dt": 1e-310},
     ],
     ids=str,
 )

@@ -35,6 +35,9 @@ def test_F16_what_is_no_picture_of_the_set_up_says_what_it_is():
     assert "no whole JPEG" in picture_problem("jpeg", data[: len(data) // 2], (24, 40))
     for broken in (b"", b"\xff", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\x00\x00" * 40 + b"\xff\xd9"):
         assert jpeg_shape(broken) is None
+    for end in range(9, 20):  # a header of a frame, cut off anywhere
+        shape = jpeg_shape(b"\xff\xd8\xff\xc0\x00\x11\x08" + bytes(end - 9) + b"\xff\xd9")
+        assert (shape is None) == (end < 12)
     rng = np.random.default_rng(1)
     for _ in range(300):  # never raises, never hangs
         jpeg_shape(b"\xff\xd8" + rng.integers(0, 256, 60, np.uint8).tobytes() + b"\xff\xd9")
