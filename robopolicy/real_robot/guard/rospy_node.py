@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -15,9 +16,12 @@ from robopolicy.real_robot.guard.config import GuardConfig
 from robopolicy.real_robot.guard.lease import TOPIC_GUARD
 from robopolicy.real_robot.guard.shell import STATUS_EVERY, STRANGERS_EVERY, TICK, Shell, Topics
 
+STOP_OUT = 0.05  # s for the stop target to leave this process
+
 
 class RospyGuard:
-    """One node; callbacks come in rospy's threads, ticks in that of ``spin``."""
+    """One node; callbacks come in rospy's threads, ticks in that of ``spin``, and the master is asked in a third: one
+    that hangs, or is gone, must not keep the guard from seeing that a lease has ended."""
 
     def __init__(self, config: GuardConfig, topics: Topics) -> None:
         rospy.init_node("robopolicy_guard")
@@ -26,7 +30,7 @@ class RospyGuard:
         self._out = rospy.Publisher(topics.controller, PoseStamped, queue_size=1, tcp_nodelay=True)
         self._status = rospy.Publisher(TOPIC_GUARD, String, queue_size=1)
         self._shell = Shell(config, self._publish, time.monotonic, rospy.get_time, rospy.logwarn)
-        rospy.on_shutdown(self._shell.close)
+        rospy.on_shutdown(self._close)
         kind, heard = _measured(topics.measured_type, self._shell)
         rospy.Subscriber(topics.measured, kind, heard, queue_size=1, tcp_nodelay=True)
         rospy.Subscriber(topics.lease, String, lambda m: self._shell.lease(m.data), queue_size=8, tcp_nodelay=True)
@@ -34,26 +38,29 @@ class RospyGuard:
 
     def spin(self) -> None:
         """Until the node is ended."""
-        seen = told = -1.0
+        threading.Thread(target=self._look_round, name="strangers", daemon=True).start()
+        told = -1.0
         while not rospy.is_shutdown():
             now = time.monotonic()
             self._shell.tick()
             if now - told >= STATUS_EVERY:
                 told = now
                 self._status.publish(self._shell.status())
-            if now - seen >= STRANGERS_EVERY:
-                seen = now
-                self._look_round()
             time.sleep(TICK)
 
+    def _close(self) -> None:
+        self._shell.close()
+        time.sleep(STOP_OUT)
+
     def _look_round(self) -> None:
-        try:
-            publishers = self._master.getSystemState()[0]
-        except rosgraph.MasterException as e:
-            rospy.logwarn_throttle(10, f"guard: the master does not answer: {e}")
-            return
-        nodes = next((list(n) for topic, n in publishers if topic == self._topics.controller), [])
-        self._shell.strangers([n for n in nodes if n != rospy.get_name()])
+        while not rospy.is_shutdown():
+            try:
+                publishers = self._master.getSystemState()[0]
+                nodes = next((list(n) for topic, n in publishers if topic == self._topics.controller), [])
+                self._shell.strangers([n for n in nodes if n != rospy.get_name()])
+            except Exception as e:  # sockets and XML-RPC have their own, besides rosgraph's
+                rospy.logwarn_throttle(10, f"guard: the master does not answer: {e}")
+            time.sleep(STRANGERS_EVERY)
 
     def _target(self, m: Any) -> None:
         p, q, stamp = m.pose.position, m.pose.orientation, m.header.stamp
