@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core import errors
-from robopolicy.core.errors import InvalidChunk, RobopolicyError
+from robopolicy.core.errors import InvalidChunk, InvalidMessage, RobopolicyError
 from robopolicy.real_robot.control.observations import Frame, StateSample
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import State
@@ -143,7 +143,12 @@ def no_chunk(epoch: int, number: int) -> Waypoints:
 
 
 def pack_teleop(wish: Setpoint, made: float) -> bytes:
-    """A human's wish and when it was made: 17 float64; what only plans have is left out."""
+    """A human's wish and when it was made: 17 float64; what only plans have is left out.
+
+    Raises ``InvalidMessage`` for other shapes, which could not be read over there.
+    """
+    if (np.shape(wish.position), np.shape(wish.quaternion), np.shape(wish.rate)) != ((3,), (4,), (6,)):
+        raise InvalidMessage("wish: expected 3 numbers of a position, 4 of a quaternion and 6 of a rate")
     grip = np.nan if wish.gripper is None else wish.gripper
     return np.concatenate(
         ((made,), wish.position, wish.quaternion, (grip,), wish.rate, (wish.left, wish.turn_left)), dtype=np.float64

@@ -42,6 +42,7 @@ from robopolicy.real_robot.log.settings import loop_settings
 from robopolicy.real_robot.wire.client import RosbridgeClient
 
 FINE, GONE, TOLD, BROKEN = 0, 3, 4, 5  # exit codes: disconnected; policy's process gone; SIGTERM; an error in here
+TEXT = 1000  # letters of a reason that are kept: the status has room for so many, and not for a printed tensor
 FLUSH = 0.05  # s that the stop target may take to leave
 SLOW = ("connect", "preflight", "recover", "gripper_home")  # these wait for the robot: a thread for each
 QUICK = (
@@ -141,20 +142,28 @@ class ControlProcess:
     # -- calls ---------------------------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        while True:
-            try:
-                message = json.loads(self.channel.recv_bytes())
-            except (EOFError, OSError):
-                self.end("the policy's process is gone", GONE)
-                return
-            if message["call"] == "disconnect":
-                self._goodbye = message["id"]
-                self.end(message["arguments"]["why"], FINE)
-                return
-            if message["call"] in SLOW:
-                threading.Thread(target=self._answer, args=(message,), name=message["call"], daemon=True).start()
-            else:
-                self._answer(message)
+        try:
+            while self._hear(json.loads(self.channel.recv_bytes())):
+                pass
+        except (EOFError, OSError):
+            self.end("the policy's process is gone", GONE)
+        except Exception as e:  # from here on nobody would hear an operator's hold
+            traceback.print_exc()
+            self.end(f"the channel cannot be read: {type(e).__name__}: {e}", BROKEN)
+
+    def _hear(self, message: dict[str, Any]) -> bool:
+        """Do what a message asks for; whether there may be another."""
+        given = message["arguments"]
+        message["arguments"] = {k: v[:TEXT] if isinstance(v, str) else v for k, v in given.items()}
+        if message["call"] == "disconnect":
+            self._goodbye = message["id"]
+            self.end(message["arguments"]["why"], FINE)
+            return False
+        if message["call"] in SLOW:
+            threading.Thread(target=self._answer, args=(message,), name=message["call"], daemon=True).start()
+        else:
+            self._answer(message)
+        return True
 
     def _answer(self, message: Mapping[str, Any]) -> None:
         try:

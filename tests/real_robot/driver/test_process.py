@@ -14,19 +14,24 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from robopolicy.core.errors import ControlProcessLost, DatasetError, LinkDown, RequestRefused
+from robopolicy.real_robot.clock import SystemClock
 from robopolicy.real_robot.control.observations import Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.config import CameraConfig, FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Driver, Status
 from robopolicy.real_robot.driver.pictures import decode
+from robopolicy.real_robot.driver.process import BROKEN, GONE, ControlProcess
 from robopolicy.real_robot.driver.remote import FrankaBridgeRobot
+from robopolicy.real_robot.driver.shared import Board
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import TIMEOUT_CAPS, Timeouts
 from robopolicy.real_robot.log.reader import read_log
@@ -479,3 +484,31 @@ def test_pictures_come_across_and_wishes_of_a_watcher_do_not():
         assert twin.ask()["commands"] == []
     finally:
         twin.close()
+
+
+def listening(*frames: bytes) -> tuple[ControlProcess, list[str]]:
+    """A control process that has heard ``frames`` and the end of its channel, and what a policy was said to die of."""
+    ours, theirs = Pipe()
+    told: list[str] = []
+    core = SimpleNamespace(clock=SystemClock(), times=Timeouts(), sources=SimpleNamespace())
+    core.policy_failed = lambda why: told.append(why)
+    process = ControlProcess(core, Board(()), theirs, os.getpid(), {})  # type: ignore[arg-type]
+    process.show = lambda: None  # type: ignore[method-assign]
+    for frame in frames:
+        ours.send_bytes(frame)
+    ours.close()
+    process._listen()
+    return process, told
+
+
+def test_F40_a_channel_that_cannot_be_read_ends_the_control_process(capfd):
+    process, _ = listening(b'{"id": 1, "call"')
+    why, code, _ = process._ending
+    assert (code, why.split(":")[0]) == (BROKEN, "the channel cannot be read")
+
+
+def test_F22_a_policy_that_dies_with_a_book_is_told_in_a_page():
+    book = json.dumps({"id": 0, "call": "policy_failed", "arguments": {"why": "tensor(" + "0.0, " * 20_000}})
+    process, told = listening(book.encode())
+    assert process._ending[1] == GONE
+    assert [len(why) for why in told] == [1000]

@@ -199,3 +199,10 @@ def test_a_picture_too_large_for_its_slot_is_dropped_and_counted(boards):
     with pytest.raises(ConfigError, match="camera 'a'"):
         Board([("a", 1 << 30)])
     assert camera_rooms({"a": (480, 640), "b": (8, 8)}) == [("a", 921_600), ("b", 1 << 14)]
+
+
+def test_a_wish_of_another_shape_stays_on_this_side(boards):
+    policy = PolicySide(boards[1])
+    with pytest.raises(InvalidMessage, match="3 numbers of a position"):
+        policy.teleop(Setpoint(np.zeros(2), DOWN), 1.0)
+    assert ControlSide(boards[0]).new_teleop() is None
