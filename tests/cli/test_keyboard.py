@@ -106,3 +106,17 @@ def test_without_a_terminal_the_heart_beats_while_the_program_runs_and_stops_wit
     assert keyboard.lost == "the driver is gone"
     os.close(read)
     os.close(write)
+
+
+def test_F25_keys_that_died_are_a_lost_operator(terminal):
+    master, slave = terminal
+    beats = []
+
+    def on_key(key):
+        raise ZeroDivisionError("a bug")
+
+    with Keyboard(on_key, lambda: beats.append(1), slave) as keyboard:
+        until(lambda: beats)
+        os.write(master, b" ")
+        until(lambda: keyboard.lost)
+        assert "ZeroDivisionError" in keyboard.lost
