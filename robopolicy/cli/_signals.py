@@ -13,12 +13,15 @@ from robopolicy.core.errors import RobopolicyError
 if TYPE_CHECKING:
     from robopolicy.real_robot.driver.contract import Driver
 
-ENDING = ("SIGTERM", "SIGHUP")  # SIGINT is KeyboardInterrupt already
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextlib.contextmanager
 def holding_signals(driver: Driver) -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block by ``SystemExit`` (143, 129) after a hold; Ctrl-Z holds and does not suspend.
+    """Ctrl-C, SIGTERM and SIGHUP end the block after a hold, by ``KeyboardInterrupt`` or ``SystemExit`` (143, 129);
+    Ctrl-Z holds and does not suspend.
+
+    The hold comes before anything is unwound: a dashboard or a terminal that is taken down may block.
 
     In another thread than the main one, where no signal arrives, this does nothing.
     """
@@ -30,7 +33,7 @@ def holding_signals(driver: Driver) -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         with contextlib.suppress(RobopolicyError):
             driver.pause(f"signal {signal.Signals(number).name}")
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def hold(number: int, frame: Any) -> None:
         with contextlib.suppress(RobopolicyError):
