@@ -39,7 +39,10 @@ rates say what the software costs, not what a robot will do.  Every cell runs th
 (Wilson), differences are paired by seed (Bonett and Price) against the embedded simulation.
 
 The safety limits are set to {speed:g} m/s (default 0.10, hard cap 0.25), the arm's latency to {arm:g} s, and an
-action's target counts as reached {follows:g} s after its date, as measured on the demonstrations.
+action's target counts as reached {follows:g} s after its date, as measured on the demonstrations.  Steps are how far
+the plan's reference goes in one action period, inside chunks and from where one chunk replaces another; distances
+between the executed actions themselves, which lie up to two periods apart at a border, are in the file.  Real-time
+chunking leaves out the network's Jacobian and pulls with up to as many parts as there are solver steps.
 
 ![success by way of execution](deploy.png)
 """
