@@ -20,12 +20,14 @@ import numpy as np
 
 from robopolicy.core.chunk import ActionChunk
 from robopolicy.core.configs import dump_config
-from robopolicy.core.errors import ConfigError, MissingCapability
+from robopolicy.core.errors import MissingCapability
 from robopolicy.core.latency import periods
 from robopolicy.core.specs import ActionSpace, ChannelKind
 from robopolicy.sim.pool import Batch, EpisodeResult
 from robopolicy.training.chunk_planner import BatchedPolicy
 from robopolicy.wrappers.execution import ExecutionConfig, Executor, make_executor
+from robopolicy.wrappers.execution.guide import whole_guide
+from robopolicy.wrappers.execution.memory import check_stride
 from robopolicy.wrappers.execution.timeline import Timeline
 
 HELD = -1  # instead of a chunk's number: the plan had run dry
@@ -118,13 +120,7 @@ class ExecutingPlanner(BatchedPolicy):
                 f"mode {config.mode} needs a policy that continues chunks, and {type(policy).__name__} does not; wrap "
                 "the policy inside it (type: real_time)"
             )
-        stride = getattr(getattr(policy, "needs", None), "chain_stride", 0)
-        if stride and self._executor.interval(config.latency) != stride:
-            raise ConfigError(
-                f"the policy carries a memory from chunk to chunk, {stride} steps apart, and {config.mode} with "
-                f"{config.latency:g} s asks every {self._executor.interval(config.latency)} steps; choose mode and "
-                f"steps so that it asks every {stride}"
-            )
+        check_stride(policy, self._executor, config.latency)
         self._tracks: dict[int, Track] = {}
         self._guides: list[Any] = []
         self._unit = _unit(policy)
@@ -147,6 +143,13 @@ class ExecutingPlanner(BatchedPolicy):
         if not self._executor.guides:
             return super()._act(batch, obs, keys, carried)
         chunk: ActionChunk = self._policy.act(obs, noise_keys=keys, guide=self._guides, **carried)
+        return chunk
+
+    def _alone(self, key: tuple[int, ...]) -> ActionChunk:
+        if not self._executor.guides:
+            return super()._alone(key)
+        held = whole_guide(np.zeros((self._policy.action_spec.horizon, self._policy.action_spec.dim), np.float32))
+        chunk: ActionChunk = self._policy.act(self._example, noise_keys=[key], guide=held)
         return chunk
 
     def _track(self, episode: int, number: int) -> Track:

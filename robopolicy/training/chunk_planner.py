@@ -111,6 +111,11 @@ class BatchedPolicy:
         if self._recurrent:
             self._policy.reset([episode])
 
+    def _alone(self, key: tuple[int, ...]) -> ActionChunk:
+        """A chunk for the first observation alone, asked for as in an episode."""
+        chunk: ActionChunk = self._policy.act(self._example, noise_keys=[key])
+        return chunk
+
     def single_ms(self, calls: int = 50, seconds: float = 3.0) -> dict[str, float]:
         """Percentiles of ``act`` on the first observation alone, in milliseconds: ``calls`` calls or ``seconds``."""
         self._policy.reset()
@@ -118,7 +123,7 @@ class BatchedPolicy:
         begin = time.perf_counter()
         while len(times) < calls + 2 and (time.perf_counter() - begin < seconds or len(times) < 5):
             start = time.perf_counter()
-            self._policy.act(self._example, noise_keys=[(self._base_seed, len(times))])
+            self._alone((self._base_seed, len(times)))
             times.append(time.perf_counter() - start)
         self._policy.reset()
         return percentiles(times[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +92,31 @@ def test_a_policy_is_warmed_up_asked_and_recorded(performer, tmp_path):
     assert len(reader.episodes) == 1
     assert 20 <= reader.episodes[0].length <= 31
     assert reader.task_of(0) == "go"
+
+
+def test_with_real_time_chunking_the_warm_up_continues_chunks_as_the_run_will(performer, monkeypatch):
+    import robopolicy.wrappers.execution.policy as wrapping
+
+    guides = []
+
+    class Guided(Sideways):
+        def act(self, obs, guide=None, **more):
+            guides.append(guide)
+            return super().act(obs, **more)
+
+    monkeypatch.setattr(wrapping, "real_time", lambda policy: Guided())
+    made, _ = performer(driver_on_twin(), "--execution", "rtc", "--steps", "6")
+    assert Report(tuple(made.prepare())).green
+    assert guides[0] is None
+    assert all((guide.weights == 1).all() for guide in guides[1:])
+    assert len(guides) == _robot_policy.WARM_UP
+
+
+def test_a_memory_of_another_stride_is_refused(performer):
+    made, policy = performer(driver_on_twin(), "--execution", "receding")
+    policy.needs = SimpleNamespace(chain_stride=3)
+    with pytest.raises(ConfigError, match="asks every 8 steps; choose mode and steps so that it asks every 3"):
+        made.prepare()
 
 
 def test_a_policy_that_answers_too_late_is_found_before_arming(performer):

@@ -214,6 +214,18 @@ class TestWithLatency:
         assert 0.3 < leaps["async"] < 0.7
         assert leaps["rtc"] < 0.1
 
+    def test_a_single_answer_is_timed_as_the_run_asks_for_it(self, monkeypatch):
+        """A guided answer takes longer than a plain one, so the guided one is timed."""
+        layout = Layout(horizon=8, dim=2, n_action_steps=4, space=ActionSpace(2))
+        policy = real_time(TeacherPolicy(WholeModes(LinearFlow(0)), LinearFlow(0).grid(4, "linear"), layout=layout))
+        planner = ExecutingPlanner(policy, 7, "", ExecutionConfig(mode="rtc", steps=4), 200)
+        planner(Batch({STATE: np.zeros((1, 1, 1), np.float32)}, (Episode(0, 0),), (0,)))
+        seen, act = [], policy.act
+        monkeypatch.setattr(policy, "act", lambda *a, guide=None, **k: seen.append(guide) or act(*a, guide=guide, **k))
+        assert set(planner.single_ms(calls=3, seconds=0.0)) == {"p50", "p95", "p99"}
+        assert len(seen) == 5
+        assert all((guide.weights == 1).all() for guide in seen)
+
 
 @dataclass(frozen=True, eq=False)
 class WholeModes(Teacher):

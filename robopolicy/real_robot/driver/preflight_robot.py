@@ -115,16 +115,19 @@ def _picture(client: RosbridgeClient, name: str, topic: str, size: tuple[int, in
 # -- whether a policy fits ---------------------------------------------------------------------------------------------
 
 
-def policy_checks(differences: Sequence[Difference], latency: float, dt: float, actions: int) -> list[Check]:
+def policy_checks(
+    differences: Sequence[Difference], latency: float, dt: float, actions: int, lead: float = 0.0
+) -> list[Check]:
     """Two items: every feature as the checkpoint has it (``control.checks.feature_differences``), and answers in time.
 
     ``latency``: 95th percentile of warm-up calls, s; ``dt``: action period, s; ``actions``: that a chunk holds, the one
-    of the observation's own instant included.
+    of the observation's own instant included; ``lead``: seconds before its date by which the driver needs an action.
     """
     shown = "; ".join(map(str, differences))
     cure = "configure the robot as the data were recorded, or train on data of this robot"
     same = Check("policy features", not differences, shown or "all equal", "those of the checkpoint", cure)
-    left = actions - int(np.ceil(latency / dt - 1e-9))
-    found = f"p95 {1e3 * latency:.0f} ms leaves {left} of {actions} actions of {1e3 * dt:g} ms"
+    left = actions - int(np.ceil((latency + lead) / dt - 1e-9))
+    ahead = f" and {1e3 * lead:.0f} ms ahead" if lead else ""
+    found = f"p95 {1e3 * latency:.0f} ms{ahead} leaves {left} of {actions} actions of {1e3 * dt:g} ms"
     cure = "fewer sampling steps, longer chunks, or a faster machine"
     return [same, Check("policy latency", left >= STEPS_LEFT, found, f"{STEPS_LEFT} or more left", cure)]

@@ -60,7 +60,7 @@ class RealTimePolicy(Around):
         """
         super().__init__([policy])
         _check_chunks(policy)
-        if cap not in (None, "auto", "none") and (isinstance(cap, str) or not cap >= 0):
+        if cap is not None and cap not in ("auto", "none") and (isinstance(cap, str) or not cap >= 0):
             raise ConfigError(f"cap must be auto, none or a number >= 0, got {cap!r}")
         if jacobian not in ("true", "identity"):
             raise ConfigError(f"jacobian must be true (the paper's) or identity, got {jacobian!r}")

@@ -367,6 +367,9 @@ def test_F37_latency_leaves_two_actions_of_a_chunk_or_is_refused():
         assert features.passed
         assert latency.passed is fine
         assert f"leaves {left} of 8" in latency.found
+    [_, latency] = policy_checks([], 0.4, 0.1, 8, lead=0.21)  # actions must be there before their dates
+    assert not latency.passed
+    assert latency.found == "p95 400 ms and 210 ms ahead leaves 1 of 8 actions of 100 ms"
 
 
 def test_a_report_without_items_is_not_green():
