@@ -112,7 +112,10 @@ def path_maker(logged: LoggedRun, speed: float, approach: bool, limits: SafetyLi
         raise ConfigError(f"{logged.folder}: nothing was published in this run, there is no motion to play")
     sent = logged.rows[(logged.rows["has"] & Has.PUBLISHED) > 0]
     widths = np.where((sent["has"] & Has.EMITTED_GRIPPER) > 0, sent["emitted_width"], np.nan)
-    path = MotionPath(times - times[0], track, widths, speed)
+    # The hand follows sooner than the arm: where the tool then is, is what was sent a little earlier.
+    sooner = logged.settings.latency - logged.settings.gripper_latency
+    then = np.maximum(np.searchsorted(times, times + sooner + 1e-6, side="right") - 1, 0)
+    path = MotionPath(times - times[0], track, widths[then], speed)
 
     def make(status: Status) -> Player:
         here = status.emitted or status.measured

@@ -19,7 +19,7 @@ from robopolicy.core.errors import ConfigError
 from robopolicy.real_robot.clock import VirtualClock
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import SafetyLimits
-from robopolicy.real_robot.log.format import HEADER, ROW
+from robopolicy.real_robot.log.format import HEADER, ROW, Has
 from robopolicy.real_robot.log.reader import read_log
 from robopolicy.real_robot.log.runlog import RunLog
 from robopolicy.real_robot.log.settings import LoopSettings
@@ -91,6 +91,23 @@ def test_a_recorded_motion_is_played_at_its_share_of_the_speed(log):
     k = int(np.searchsorted(times, middle))
     there = player.motion.at(approach + (times[k] - times[0]) / 0.5)[0]
     assert there.position == pytest.approx(track.position[k], abs=1e-9)
+
+
+def test_the_hand_closes_where_it_closed(log):
+    """A width that was sent with a pose was there a tenth of a second before the arm was."""
+    logged = read_log(log)
+    times, _ = logged.published()
+    k, rows = 200, logged.rows.copy()
+    sent = np.flatnonzero((rows["has"] & Has.PUBLISHED) > 0)
+    rows["has"][sent] |= int(Has.EMITTED_GRIPPER)
+    rows["emitted_width"][sent[:k]], rows["emitted_width"][sent[k:]] = 0.08, 0.02
+    player = path_maker(replace(logged, rows=rows), 0.5, True, SafetyLimits())(FakeDriver().status())
+    approach = player.motion.duration - (times[-1] - times[0]) / 0.5
+    sooner = logged.settings.latency - logged.settings.gripper_latency
+    assert sooner == pytest.approx(0.1)
+    closes = approach + (times[k] - sooner - times[0]) / 0.5
+    assert player.motion.at(closes - 0.03)[1] == 0.08
+    assert player.motion.at(closes + 0.03)[1] == 0.02
 
 
 def test_an_arm_that_stands_elsewhere_is_refused(log):
