@@ -171,7 +171,8 @@ def _told(run: LoggedRun) -> Iterator[tuple[float, str]]:
             more = ", ".join(f"{k} {v}" for k, v in note.facts.items())
             yield note.at, f"{note.name}: {more}" if more else note.name
     for call in run.calls():
-        yield call.at, f"refused: {call.refused}" if call.refused is not None else f"{call.name}: {call.why}"
+        done = f"{call.name}: {call.why}" if call.why else call.name
+        yield call.at, f"refused: {call.refused}" if call.refused is not None else done
 
 
 def of_rows(rows: np.ndarray, name: str, **more: object) -> RunSeries:

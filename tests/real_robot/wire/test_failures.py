@@ -12,8 +12,11 @@ import pytest
 
 from robopolicy.core.errors import ConfigError, FrameRefused, InvalidMessage, LinkDown, ServiceFailed
 from robopolicy.real_robot.clock import VirtualClock
+from robopolicy.real_robot.wire.backends import BusBackend
+from robopolicy.real_robot.wire.bus import Bus
 from robopolicy.real_robot.wire.client import LinkState
 from robopolicy.real_robot.wire.client_config import ClientConfig, check_resolved, check_url, warnings_of
+from robopolicy.real_robot.wire.gateway import Gateway
 from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.inbox import Inbox
 from robopolicy.real_robot.wire.outgoing import Outgoing
@@ -300,6 +303,18 @@ def test_F35_the_gateway_binds_loopback_unless_told_twice(wire, tmp_path, caplog
     ):
         with pytest.raises(ConfigError, match=says):
             GatewayConfig(**config)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"), [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("192.0.2.7", "192.0.2.7"), ("::1", "[::1]")]
+)
+def test_the_address_that_is_told_is_one_that_was_bound(host, told, tmp_path, monkeypatch):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    token.chmod(0o600)
+    monkeypatch.setattr(Gateway, "port", 9090)
+    gateway = Gateway(BusBackend(Bus()), GatewayConfig(host=host, allow_remote=True, token_file=str(token)))
+    assert gateway.url == f"ws://{told}:9090"
 
 
 def test_F38_order_is_by_stamp_duplicates_and_older_ones_are_dropped(pose):
