@@ -2,7 +2,8 @@
 
 A thread of its own reads the keys and acts on them at once, whatever the rest of the program is busy with.  It also
 gives the dead-man's heartbeat, for as long as the terminal is open and this program is in its foreground: a closed
-terminal, a lost connection or a program put into the background ends it, and the driver holds.
+terminal or a program put into the background ends it, and the driver holds.  An ssh session that merely hangs does not:
+its terminal stays open until the server gives the client up.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ class Hand:
 
     def __init__(self, driver: Driver, device: TeleopDevice, limits: SafetyLimits, alone: bool = False) -> None:
         self.driver, self.device = driver, device
-        self.operator = Teleoperator(driver, device, Jog(limits), alone)
+        # The session's keyboard is the dead-man: only that one knows of a terminal that is gone.
+        self.operator = Teleoperator(driver, device, Jog(limits), alone, beats=False)
         self.fed = device if isinstance(device, FedKeys) else None
 
     def toggle(self) -> None:

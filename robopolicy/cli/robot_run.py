@@ -12,7 +12,8 @@ difference is shown, and one is enough to refuse.  Without --arm a policy is ask
 and nothing is sent.
 
 keys: space hold   r run/resume   q quit   e stop (latched)   h take over/give back   c clear errors   a, y arm again
-A closed terminal, Ctrl-Z or a lost connection count as the operator's absence: the arm holds.
+Ctrl-Z holds.  With a dead-man in the set-up (the arms' presets) a closed terminal or a program in the background counts
+as the operator's absence: the arm holds.  An ssh session that merely hangs does not: sit at this machine.
 
 exit codes: 0 done, 1 held or faulted (one line says why), 2 wrong input, no link or not armed, 130 Ctrl-C, 143 SIGTERM,
             129 terminal closed

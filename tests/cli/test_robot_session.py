@@ -17,6 +17,7 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.contract import Check
 from robopolicy.real_robot.limits import SafetyLimits
 from robopolicy.real_robot.motions import Hold, Player, Sine
+from robopolicy.real_robot.teleop.device import Reading
 from robopolicy.testing.driver import FakeDriver, plain_board
 
 
@@ -198,6 +199,17 @@ def test_F40_signals_hold_first_and_end_with_their_code(name, code):
     assert driver.calls == [f"pause signal {name}"]
     assert driver.state is State.HOLD
     assert signal.getsignal(getattr(signal, name)) is before
+
+
+def test_F25_a_gamepad_that_lies_there_is_no_operator():
+    class Lying:
+        def read(self, now):
+            return Reading(attended=True)
+
+    driver = running()
+    hand = Hand(driver, Lying(), SafetyLimits())
+    assert hand.step().attended
+    assert "heartbeat" not in driver.calls
 
 
 def test_ctrl_z_holds_and_the_program_stays():

@@ -20,11 +20,12 @@ class Teleoperator:
 
     ``alone``: there is no policy; then taking the device is the order to start or to go on as well.
     ``wish`` and ``wished_at``: the last setpoint given to the driver, for a recorder.  ``trouble``: what was refused
-    last, for the operator's screen.
+    last, for the operator's screen.  ``beats``: whether an attended device is the dead-man's heartbeat; false where
+    something else is, which a gamepad that merely lies there must not drown out.
     """
 
-    def __init__(self, driver: Driver, device: TeleopDevice, jog: Jog, alone: bool = False) -> None:
-        self.driver, self.device, self.jog, self.alone = driver, device, jog, alone
+    def __init__(self, driver: Driver, device: TeleopDevice, jog: Jog, alone: bool = False, beats: bool = True) -> None:
+        self.driver, self.device, self.jog, self.alone, self.beats = driver, device, jog, alone, beats
         self.wish: Setpoint | None = None
         self.wished_at = 0.0
         self.trouble = ""
@@ -34,7 +35,7 @@ class Teleoperator:
         """Read the device once and do what it says."""
         now = self.driver.clock.now()
         reading = self.device.read(now)
-        if reading.attended and not reading.lost:
+        if self.beats and reading.attended and not reading.lost:
             self.driver.heartbeat()
         status = self.driver.status()
         try:
