@@ -24,14 +24,16 @@ def until(holds):
         time.sleep(0.01)
 
 
+def pose_stamped():
+    pose = SimpleNamespace(position=SimpleNamespace(), orientation=SimpleNamespace())
+    return SimpleNamespace(header=SimpleNamespace(), pose=pose)
+
+
 class Ros:
     """What the node uses of rospy; ``ask`` is the master's answer."""
 
     def __init__(self, ask):
         self.ended, self.sent, self.warned, self.hooks = threading.Event(), [], [], []
-        stamped = lambda: SimpleNamespace(  # noqa: E731
-            header=SimpleNamespace(), pose=SimpleNamespace(position=SimpleNamespace(), orientation=SimpleNamespace())
-        )
         self.modules = {
             "rospy": {
                 "init_node": lambda name: None,
@@ -47,7 +49,7 @@ class Ros:
             },
             "rosgraph": {"Master": lambda name: SimpleNamespace(getSystemState=ask), "MasterException": RuntimeError},
             "geometry_msgs": {},
-            "geometry_msgs.msg": {"PoseStamped": stamped},
+            "geometry_msgs.msg": {"PoseStamped": pose_stamped},
             "std_msgs": {},
             "std_msgs.msg": {"String": str},
             "franka_msgs": {},
