@@ -237,8 +237,14 @@ class Player:
         first = math.ceil((now + self.lead - self.began) / DT - 1e-6)
         steps = np.arange(first, first + round(HORIZON / DT))
         found = [self.motion.at(float(k) * DT) for k in steps]
+        # A chunk has widths for all of its actions or for none: where that changes another one begins, in time.
+        asked = [w is not None for _, w in found]
+        if (not_asked := not asked[0]) in asked:
+            end = asked.index(not_asked)
+            steps, found = steps[:end], found[:end]
+            self._next = min(self._next, self.began + float(steps[-1] + 1) * DT - self.lead)
         track = Pose(np.array([p.position for p, _ in found]), np.array([p.quaternion for p, _ in found]))
         widths = [w for _, w in found]
-        grip = None if any(w is None for w in widths) else np.array(widths, np.float64)
+        grip = None if not asked[0] else np.array(widths, np.float64)
         self._number += 1
         return Waypoints(track, self.began + steps * DT, DT, epoch, grip, self._number)

@@ -98,3 +98,20 @@ def test_the_hand_steps_towards_the_side_with_room_and_ends_where_it_began():
     assert widths == [0.078, 0.048] * 3 + [0.078]
     assert HandSteps(HERE, 0.02).at(3.0)[1] == pytest.approx(0.05)
     assert steps.at(1e9)[1] == pytest.approx(0.078)
+
+
+def test_the_first_width_of_a_path_is_not_late():
+    """Widths that begin in the middle of a chunk are sent for their own instants, not with the next whole chunk."""
+    times = np.arange(0.0, 4.0, 0.1)
+    track = Pose(np.tile(HERE.position, (40, 1)), np.tile(HERE.quaternion, (40, 1)))
+    player = Player(Path(times, track, np.where(times < 1.25, np.nan, 0.03)))
+    asked = {}
+    for i in range(300):
+        if (chunk := player.chunk(10.0 + 0.01 * i, 1)) is not None:
+            assert chunk.problem() is None
+            for k, due in enumerate(chunk.stamps):
+                asked[round(due - player.began, 1)] = None if chunk.gripper is None else float(chunk.gripper[k])
+    first = min(t for t, width in asked.items() if width is not None)
+    assert first == pytest.approx(1.3)
+    assert [width for t, width in sorted(asked.items()) if t < 1.25] == [None] * 13
+    assert all(width == 0.03 for t, width in asked.items() if t > 1.25)
