@@ -59,6 +59,10 @@ class OffsetEstimator:
         self.measured: Offset | None = None
         self._theta, self._as_of = 0.0, 0.0
 
+    def begin(self) -> None:
+        """A new burst: what is left of one that was broken off may be of another clock."""
+        self._samples = []
+
     def add(self, sent: float, server: float, received: float, wall: float) -> str | None:
         """One probe: local monotonic times of request and answer, the robot's time, the local wall clock at the answer.
 

@@ -74,6 +74,8 @@ class ClockSync:
         self._asked = self._clock.now()
         self._next = self._asked + PERIOD
         step: str | None = None
+        with self._lock:
+            self._estimator.begin()
         try:
             for _ in range(BURST):
                 sent, server, received = self._client.server_time()
