@@ -25,6 +25,7 @@ TITLES = {
     "async_200": "200 ms, async",
     "rtc_200": "200 ms, async and real-time chunking",
 }
+KINDS = (("actions_", "Distances between executed actions"), ("", "Steps of the plan's reference"))
 COLOURS = {"inside": "#8a97a6", "borders": "#c8553d"}
 FILM_EVERY, FILM_FPS = 5, 20.0  # ticks of 10 ms between two pictures; pictures a second
 
@@ -39,10 +40,11 @@ rates say what the software costs, not what a robot will do.  Every cell runs th
 (Wilson), differences are paired by seed (Bonett and Price) against the embedded simulation.
 
 The safety limits are set to {speed:g} m/s (default 0.10, hard cap 0.25), the arm's latency to {arm:g} s, and an
-action's target counts as reached {follows:g} s after its date, as measured on the demonstrations.  Steps are how far
-the plan's reference goes in one action period, inside chunks and from where one chunk replaces another; distances
-between the executed actions themselves, which lie up to two periods apart at a border, are in the file.  Real-time
-chunking leaves out the network's Jacobian and pulls with up to as many parts as there are solver steps.
+action's target counts as reached {follows:g} s after its date, as measured on the demonstrations.  Two
+measures say how smoothly chunks follow each other: the distance between consecutive actions that were executed (at a
+border up to two periods lie between them), and how far the plan's reference goes in one action period, which the
+speed limit cuts off at 10 mm.  Differences of their 99th percentiles have bootstrap intervals over episodes.
+Real-time chunking leaves out the network's Jacobian and pulls with up to as many parts as there are solver steps (10).
 
 ![success by way of execution](deploy.png)
 """
@@ -99,13 +101,8 @@ def verdicts(heads: list[str], cells: dict[tuple[str, str], Cell]) -> str:
                 continue
             kept = "overlaps" if overlap(rate(plain), rate(cell)) else "does not overlap"
             line = f"- {head}, {TITLES[name]}: {rate(cell)}; the interval {kept} with the simulation's, {rate(plain)}"
-            if name == "rtc_200" and cell["borders_mm"]["n"]:
-                inside, border = cell["inside_mm"]["p99"], cell["borders_mm"]["p99"]
-                says = "no larger than" if border <= inside else "larger than"
-                line += (
-                    f". Steps from chunk to chunk at p99, {border:.2f} mm (n = {cell['borders_mm']['n']}), are {says} "
-                    f"those within chunks, {inside:.2f} mm (n = {cell['inside_mm']['n']})"
-                )
+            if name == "rtc_200":
+                line += "".join(f". {smoothness(cell, kind, what)}" for kind, what in KINDS)
             lines.append(line + ".")
     return "\n".join(lines)
 
@@ -125,7 +122,16 @@ def section(head: str, cells: dict[tuple[str, str], Cell]) -> str:
             smooth.append([TITLES[name], *distances(cell), *counts(cell)])
     first = table(["", "success", "n", "less the simulation", "time to success, median"], outcomes)
     second = table(
-        ["", "in chunk p99, mm", "border p99, mm", "borders", "starved", "held", "cut off as too fast", "fastest, m/s"],
+        [
+            "",
+            "actions p99, in chunk / border, mm",
+            "reference p99, the same",
+            "borders",
+            "starved",
+            "held",
+            "cut off as too fast",
+            "fastest, m/s",
+        ],
         smooth,
     )
     ends = "; ".join(
@@ -143,10 +149,23 @@ def section(head: str, cells: dict[tuple[str, str], Cell]) -> str:
     return f"## {head}\n\n{first}\n\n{second}\n\nHow episodes ended. {ends}.\n\nFlags of the safety filter. {flags}."
 
 
+def smoothness(cell: Cell, kind: str, what: str) -> str:
+    """Whether steps across borders are larger than those inside, and by how much."""
+    inside, border, less = cell[f"{kind}inside_mm"], cell[f"{kind}borders_mm"], cell[f"{kind}less_mm"]
+    says = "no larger than" if border["p99"] <= inside["p99"] else "larger than"
+    return (
+        f"{what} from chunk to chunk at p99, {border['p99']:.2f} mm (n = {border['n']}), are {says} those within chunks, "
+        f"{inside['p99']:.2f} mm (n = {inside['n']}): {less['p99']:+.2f} [{less['low']:+.2f}, {less['high']:+.2f}]"
+    )
+
+
 def distances(cell: Cell) -> list[str]:
-    """p99 of steps inside chunks and across their borders, and how many borders."""
-    inside, borders = cell["inside_mm"], cell["borders_mm"]
-    return [*(f"{d['p99']:.2f}" if d["n"] else "-" for d in (inside, borders)), str(borders["n"])]
+    """p99 of both kinds of steps inside chunks and across their borders, and how many borders."""
+    found = []
+    for kind, _ in KINDS:
+        inside, borders = cell[f"{kind}inside_mm"], cell[f"{kind}borders_mm"]
+        found.append(" / ".join(f"{d['p99']:.2f}" if d["n"] else "-" for d in (inside, borders)))
+    return [*found, str(cell["actions_borders_mm"]["n"])]
 
 
 def counts(cell: Cell) -> list[str]:
@@ -163,16 +182,28 @@ def made(data: dict[str, Any]) -> str:
 
 
 def draw(heads: list[str], cells: dict[tuple[str, str], Cell], path: Path) -> None:
-    """Success above its interval per cell, and below which the steps lie."""
-    figure, axes = panels(len(heads))
-    for axis, head in zip(axes, heads, strict=True):
+    """Success with its interval, and the larger steps inside chunks and across borders, by cell."""
+    figure, axes = panels(2 * len(heads))
+    for axis, smooth, head in zip(axes[::2], axes[1::2], heads, strict=True):
         names = [name for name in ORDER if (head, name) in cells]
-        dress(axis, head, "")
+        dress(axis, f"{head}: success", "")
+        dress(smooth, "step from action to action, p99, mm", "")
         for i, name in enumerate(names):
-            r = rate(cells[head, name])
+            cell = cells[head, name]
+            r = rate(cell)
             colour = COLOURS["inside"] if name == "plain" else COLOURS["borders"]
             axis.errorbar(i, r.rate, [[r.rate - r.low], [r.high - r.rate]], fmt="o", color=colour, capsize=3)
-        axis.set_xticks(range(len(names)), [n.replace("_200", "\n200 ms") for n in names], fontsize=8)
+            for part, colour in COLOURS.items():
+                if name != "plain":
+                    label = {"inside": "inside a chunk", "borders": "where one replaces another"}[part]
+                    height = cell[f"actions_{part}_mm"]["p99"]
+                    smooth.bar(i + (0.2 if part == "borders" else -0.2), height, 0.36, color=colour, label=label)
+        for each in (axis, smooth):
+            each.set_xticks(range(len(names)), [n.replace("_200", "\n200 ms") for n in names], fontsize=8)
+        axis.set_ylim(0, 1.03)
+        handles, labels = smooth.get_legend_handles_labels()
+        smooth.legend(*zip(*dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True))
+        smooth.set_xlim(0.4, len(names) - 0.4)
     finish(figure, axes, path)
 
 
