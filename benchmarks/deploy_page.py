@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from panels import dress, finish, panels
+from matplotlib.figure import Figure
+from panels import dress
 
 from robopolicy.core.intervals import Rate, wilson
 from robopolicy.core.io import write_atomic
 from robopolicy.evaluation.intervals import paired_comparison
+from robopolicy.evaluation.suite_figure import save_png
 from robopolicy.evaluation.suite_page import short, table
 
 Cell = dict[str, Any]
@@ -46,7 +48,11 @@ border up to two periods lie between them), and how far the plan's reference goe
 speed limit cuts off at 10 mm.  Differences of their 99th percentiles have bootstrap intervals over episodes.
 Real-time chunking leaves out the network's Jacobian and pulls with up to as many parts as there are solver steps (10).
 
-![success by way of execution](deploy.png)
+![success, and steps from action to action, by way of execution](deploy.png)
+
+<video controls muted src="../deploy.mp4" width="480"></video>
+
+*An episode of the last cell, seed 200001, as the driver's camera saw it.*
 """
 
 
@@ -154,8 +160,9 @@ def smoothness(cell: Cell, kind: str, what: str) -> str:
     inside, border, less = cell[f"{kind}inside_mm"], cell[f"{kind}borders_mm"], cell[f"{kind}less_mm"]
     says = "no larger than" if border["p99"] <= inside["p99"] else "larger than"
     return (
-        f"{what} from chunk to chunk at p99, {border['p99']:.2f} mm (n = {border['n']}), are {says} those within chunks, "
-        f"{inside['p99']:.2f} mm (n = {inside['n']}): {less['p99']:+.2f} [{less['low']:+.2f}, {less['high']:+.2f}]"
+        f"{what} from chunk to chunk at p99, {border['p99']:.2f} mm (n = {border['n']}), are {says} those within "
+        f"chunks, {inside['p99']:.2f} mm (n = {inside['n']}): {less['p99']:+.2f} "
+        f"[{less['low']:+.2f}, {less['high']:+.2f}]"
     )
 
 
@@ -183,8 +190,10 @@ def made(data: dict[str, Any]) -> str:
 
 def draw(heads: list[str], cells: dict[tuple[str, str], Cell], path: Path) -> None:
     """Success with its interval, and the larger steps inside chunks and across borders, by cell."""
-    figure, axes = panels(2 * len(heads))
+    figure = Figure(figsize=(9.6, 3.4 * len(heads)), layout="constrained", dpi=120)
+    axes = figure.subplots(len(heads), 2, squeeze=False).ravel()
     for axis, smooth, head in zip(axes[::2], axes[1::2], heads, strict=True):
+        axis.set_ylabel("success (95 % Wilson intervals)")
         names = [name for name in ORDER if (head, name) in cells]
         dress(axis, f"{head}: success", "")
         dress(smooth, "step from action to action, p99, mm", "")
@@ -202,9 +211,11 @@ def draw(heads: list[str], cells: dict[tuple[str, str], Cell], path: Path) -> No
             each.set_xticks(range(len(names)), [n.replace("_200", "\n200 ms") for n in names], fontsize=8)
         axis.set_ylim(0, 1.03)
         handles, labels = smooth.get_legend_handles_labels()
-        smooth.legend(*zip(*dict(zip(labels, zip(handles, labels, strict=True), strict=True)).values(), strict=True))
+        unique = dict(zip(labels, handles, strict=True))
+        smooth.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, loc="upper left")
         smooth.set_xlim(0.4, len(names) - 0.4)
-    finish(figure, axes, path)
+        smooth.set_ylim(0, 1.3 * smooth.get_ylim()[1])
+    save_png(figure, path)
 
 
 def write_film(play: Callable[[Callable[[Any], None]], dict[str, Any]], out: Path) -> None:
