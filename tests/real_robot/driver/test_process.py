@@ -383,7 +383,9 @@ def test_F41_while_a_human_commands_the_policy_does_not(twin, tmp_path):
 
 
 PARENT = """
-import json, os, sys, threading, time
+import json, os, signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores them
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, sys.argv[3])
 import test_process as t
 from pathlib import Path
