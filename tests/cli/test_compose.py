@@ -23,7 +23,6 @@ from robopolicy.testing.tiny import TINY_UNET, tiny_config, unit_stats
 from robopolicy.testing.training import tiny_train_config
 from robopolicy.training.loop import train
 
-
 SEED = 0  # with these weights the mean of both does better on the search's episodes than either alone
 
 

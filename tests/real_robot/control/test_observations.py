@@ -135,7 +135,8 @@ def test_objects_are_those_said_nearest_to_each_instant_and_needed_where_a_track
         assert o.objects(1.0 + k / 100, ("cube_x", "cube_yaw"), (k, -k))
     s = o.snapshot(2.0, steps=3, dt=0.1)
     assert s.objects.tolist() == [[80, -80], [90, -90], [100, -100]]
-    assert s.object_names == ("cube_x", "cube_yaw") and s.ages["objects"] == pytest.approx(0.0)
+    assert s.object_names == ("cube_x", "cube_yaw")
+    assert s.ages["objects"] == pytest.approx(0.0)
     for k in range(11):
         o.state(state(2.01 + k / 100))  # the tracker has stopped, the arm has not
     assert "tracker of objects: 0.11 s old" in o.snapshot(2.11, 1, 0.1).why
