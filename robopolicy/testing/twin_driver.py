@@ -6,6 +6,8 @@ Tests of those use ``LocalDriver``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from robopolicy.core.errors import RequestRefused
@@ -16,6 +18,7 @@ from robopolicy.real_robot.control.plan import Waypoints
 from robopolicy.real_robot.control.states import State, StateMachine
 from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.driver.contract import Report, Status
+from robopolicy.real_robot.driver.operator_calls import OperatorCalls
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.log.settings import LoopSettings
 from robopolicy.real_robot.log.tap import Tap
@@ -27,7 +30,7 @@ from robopolicy.real_robot.twin.twin import Twin
 NEAR = 0.004  # m between two wishes for the hand that are one
 
 
-class TwinDriver:
+class TwinDriver(OperatorCalls):
     """Linked, ready, and with the arm in front of the base; ``tick`` is one hundredth of a second."""
 
     def __init__(
@@ -89,7 +92,7 @@ class TwinDriver:
 
     # -- the contract --------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, **arguments: str) -> None:
+    def _call(self, name: str, /, **arguments: Any) -> None:
         self.tapped.call(name, self.clock.now(), **arguments)
 
     def connect(self, monitor_only: bool = True) -> None:
@@ -99,47 +102,11 @@ class TwinDriver:
         """Nothing to look at."""
         return Report()
 
-    def ask_to_arm(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("ask_to_arm", operator=operator)
-
-    def confirm_arming(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("confirm_arming", operator=operator)
-
     def arm(self) -> None:
         """Both steps, and two ticks."""
         self.ask_to_arm("Ada")
         self.confirm_arming("Ada")
         self.tick(2)
-
-    def start(self) -> None:
-        """See ``Driver``."""
-        self._call("start")
-
-    def pause(self, why: str = "paused by the operator") -> None:
-        """See ``Driver``."""
-        self._call("pause", why=why)
-
-    def resume(self) -> None:
-        """See ``Driver``."""
-        self._call("resume")
-
-    def intervene(self) -> None:
-        """See ``Driver``."""
-        self._call("intervene")
-
-    def release(self) -> None:
-        """See ``Driver``."""
-        self._call("release")
-
-    def estop(self) -> None:
-        """See ``Driver``."""
-        self._call("estop")
-
-    def recover(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("recover", operator=operator)
 
     def heartbeat(self) -> None:
         """See ``Driver``."""

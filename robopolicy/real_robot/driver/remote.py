@@ -25,6 +25,7 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.child import Child
 from robopolicy.real_robot.driver.config import FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Report, Status
+from robopolicy.real_robot.driver.operator_calls import OperatorCalls
 from robopolicy.real_robot.driver.packing import no_chunk, report_of
 from robopolicy.real_robot.driver.shared import Board, Mirror, PolicySide, camera_rooms
 from robopolicy.real_robot.driver.sources import Sources
@@ -36,7 +37,7 @@ ANSWER = 5.0  # s that a call may take that waits for nothing outside
 PATIENCE: Mapping[str, float] = {"connect": 60.0, "preflight": 90.0, "recover": 30.0, "disconnect": 15.0}
 
 
-class FrankaBridgeRobot:
+class FrankaBridgeRobot(OperatorCalls):
     """A ``Driver`` (see there) with a control process, which this starts and ``disconnect`` ends.
 
     Args:
@@ -166,42 +167,6 @@ class FrankaBridgeRobot:
         report = report_of(self._call("preflight"))
         assert report is not None
         return report
-
-    def ask_to_arm(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("ask_to_arm", operator=operator)
-
-    def confirm_arming(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("confirm_arming", operator=operator)
-
-    def start(self) -> None:
-        """See ``Driver``."""
-        self._call("start")
-
-    def pause(self, why: str = "paused by the operator") -> None:
-        """See ``Driver``."""
-        self._call("pause", why=why)
-
-    def resume(self) -> None:
-        """See ``Driver``."""
-        self._call("resume")
-
-    def intervene(self) -> None:
-        """See ``Driver``."""
-        self._call("intervene")
-
-    def release(self) -> None:
-        """See ``Driver``."""
-        self._call("release")
-
-    def estop(self) -> None:
-        """See ``Driver``."""
-        self._call("estop")
-
-    def recover(self, operator: str) -> None:
-        """See ``Driver``."""
-        self._call("recover", operator=operator)
 
     def gripper_home(self) -> None:
         """See ``Driver``."""
