@@ -8,9 +8,10 @@ import yaml
 
 from robopolicy.core.configs import build_config, dump_config
 from robopolicy.core.errors import ConfigError
-from robopolicy.real_robot.driver.config import FrankaBridgeConfig, bridge_config, presets
+from robopolicy.real_robot.driver.config import FOLDER, FrankaBridgeConfig, bridge_config, presets
 from robopolicy.real_robot.kinematics import PANDA, hand_on_flange
 from robopolicy.real_robot.limits import SafetyLimits, Timeouts
+from robopolicy.resources import resource
 
 pytest.importorskip("websockets", reason="the extra [robot] is not installed: pip install 'robopolicy[robot]'")
 
@@ -29,6 +30,12 @@ def test_the_presets_load_and_those_of_arms_begin_slowly():
     assert crisp.interface().base_frame == "fr3_link0"
     assert crisp.hardware().name == "fr3"
     assert crisp.client().flavour == "ros2"
+
+
+def test_F25_every_preset_says_whether_it_needs_a_dead_man_and_those_of_arms_do():
+    for name in presets():
+        said = yaml.safe_load(resource(f"{FOLDER}/{name}.yaml").read_text())
+        assert said["dead_man"] is (name != "twin"), name  # not left to a default
 
 
 def test_the_twin_preset_is_what_the_twin_does():
