@@ -231,11 +231,15 @@ class StateMachine:
             self._to(State.ESTOP, now, "stopped by the program")
 
     def recover(self, operator: str, now: float) -> None:
-        """Ask the robot, once, to clear its errors; READY follows when everything is green again."""
+        """Ask the robot, once, to clear its errors; READY follows when everything is green again.
+
+        Refused, and not counted, while the link is down."""
         if self.state not in (State.FAULT, State.ESTOP):
             raise RequestRefused(f"recover: nothing to recover from in state {self.state.value}")
         if not operator.strip():
             raise RequestRefused("recover: an operator must be named")
+        if not self._health.link:
+            raise RequestRefused("recover: the link is down, so the robot cannot be asked; wait until it is back")
         if self.state is State.ESTOP and self._health.mode == STOPPED:
             raise RequestRefused("recover: the robot's stop is still pressed; release it first")
         if self._recovering is not None:
@@ -253,6 +257,7 @@ class StateMachine:
             self.recovery()
         except Exception as e:  # the robot's answer must never take the control process down
             self._recovering = None
+            self._recovered.pop()  # it was not asked: that costs nothing
             self.why = f"recovery failed: {e}"
             self.events.append(Event(now, self.state, self.state, self.why))
 

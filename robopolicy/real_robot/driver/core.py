@@ -96,6 +96,7 @@ class DriverCore(Engine):
         if self.monitor_only:
             raise RequestRefused("recover: this driver only watches; connect with monitor_only=False")
         with self.lock:
+            self.look()  # the link may be lost since the last tick: that must cost no recovery
             self._call("recover", operator=operator)
             self.policy.restart()
             if self.gripper is not None:

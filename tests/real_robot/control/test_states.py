@@ -215,6 +215,42 @@ def test_F28_a_recovery_that_fails_is_a_fault_and_no_exception():
     assert rig.tick() is State.FAULT
 
 
+@pytest.mark.parametrize("first", [{}, {"mode": 4}, {"mode": 5}], ids=["link only", "reflex", "stop"])
+def test_F01_F28_a_recovery_without_a_link_is_refused_and_costs_nothing(first):
+    rig = Rig()
+    rig.tick(**first)
+    rig.tick(link=False)
+    for _ in range(5):
+        with pytest.raises(RequestRefused, match="recover: the link is down, so the robot cannot be asked"):
+            rig.m.recover("Ada", rig.now)
+    assert rig.calls == []
+    for _ in range(3):  # all three are left
+        if rig.m.state is State.READY:
+            rig.m.ask_to_arm("Ada", rig.now)
+            rig.m.confirm_arming("Ada", rig.now)
+        rig.tick(mode=4)
+        rig.m.recover("Ada", rig.now)
+        assert rig.tick() is State.READY
+    assert len(rig.calls) == 3
+
+
+def test_F28_a_recovery_that_could_not_be_asked_for_costs_nothing():
+    broken = []
+
+    def ask():
+        if not broken:
+            raise RuntimeError("nothing was sent: the link is down")
+
+    rig = Rig(recovery=ask)
+    rig.tick(mode=4)
+    for _ in range(5):
+        rig.m.recover("Ada", rig.now)
+        assert rig.m.why.startswith("recovery failed: nothing was sent")
+    broken.append(True)
+    rig.m.recover("Ada", rig.now)
+    assert rig.tick() is State.READY
+
+
 def test_three_recoveries_within_ten_minutes_are_enough():
     rig = Rig()
     for _ in range(3):

@@ -67,6 +67,17 @@ def test_F01_a_dropped_link_is_a_fault_at_the_next_tick_and_nothing_moves_before
     assert r.driver.status().counters["reconnects"] == 1
 
 
+def test_F01_F28_recover_without_a_link_is_refused_before_the_next_tick_too(rig):
+    r = rig().moving()
+    r.fault("reflex")
+    assert r.until(State.FAULT, 5) <= 0.02
+    lose(r)
+    with pytest.raises(RequestRefused, match="recover: the link is down"):
+        r.driver.recover("Ada")
+    assert not r.driver.machine._recovered
+    assert r.recoveries == 0
+
+
 def test_F01_a_link_lost_and_made_anew_between_two_ticks_is_a_fault_all_the_same(rig):
     r = rig().moving()
     sent = len(r.targets)
