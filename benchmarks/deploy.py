@@ -235,7 +235,7 @@ def _episode(
     from robopolicy.real_robot.deploy.runner import PolicyRunner, Slowness, hand_over
     from robopolicy.wrappers.execution import make_executor
 
-    began, lead = time.monotonic(), hand_over(settings.arm_latency, settings.follows)
+    began, lead = time.monotonic(), hand_over(settings.arm_latency, settings.follows, world.robot.times.tick)
     executor = make_executor(cell.mode, policy.action_spec, latency=cell.latency, lead=lead, steps=cell.steps)
     with world.episode(seed) as episode:
         recorder = episode.driver.tap = ChunkRecorder()

@@ -94,7 +94,7 @@ class PolicyPerformer:
         offered = adapter.offered(self.config, objects)
         require_same_features(adapter.wanted, offered, spec, adapter.space, adapter.fps)
         latency = self._warmed_up() + args.inject_latency
-        lead = hand_over(self.config.arm_latency, args.follows)
+        lead = hand_over(self.config.arm_latency, args.follows, self.config.times.tick)
         executor = make_executor(args.execution, spec, latency=latency, lead=lead, steps=args.steps)
         check_stride(self.policy, executor, latency)
         self.runner = PolicyRunner(

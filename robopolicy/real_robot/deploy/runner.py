@@ -41,6 +41,7 @@ LOG = logging.getLogger(__name__)
 PERIOD = 0.002  # s between two looks in real time
 REST = 0.1  # s after the end of a plan at which the arm counts as standing
 KEPT = 10_000  # answers remembered
+TINY = 1e-6  # s by which an action is handed over before it would be late: equality counts as late, and sums round
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,14 @@ class _Flight:
     standing: bool
 
 
-def hand_over(arm_latency: float, follows: float) -> float:
+def hand_over(arm_latency: float, follows: float, period: float) -> float:
     """``lead`` of an executor: seconds before an action's date by which it must be with the driver.
 
-    The plan passes an action ``arm_latency`` before the tool shall be there, which is ``follows`` after its date.
+    The plan passes an action ``arm_latency`` before the tool shall be there, which is ``follows`` after its date, and
+    the control loop fetches chunks once a ``period`` (``Timeouts.tick``): an action handed over right after a tick must
+    still be in time at the next one.
     """
-    return max(0.0, arm_latency - follows + SLACK)
+    return max(0.0, arm_latency - follows + SLACK + period + TINY)
 
 
 class PolicyRunner:
@@ -133,6 +136,7 @@ class PolicyRunner:
         self._flight: _Flight | None = None
         self._number = 0
         self._epoch: int | None = None
+        self._fresh = True  # nothing was submitted in this run: the arm stands, however young its empty plan is
         self._stop = False
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ class PolicyRunner:
             self._deliver()
         now = self.clock.now()
         if self._flight is None and self.executor.wants(now, status.plan_end, self.usual):
-            self._ask(status.epoch, status.plan_end is None or status.plan_end < now - REST)
+            self._ask(status.epoch, self._fresh or status.plan_end is None or status.plan_end < now - REST)
             self._deliver()
         return status
 
@@ -187,7 +191,7 @@ class PolicyRunner:
         if self._flight is not None:
             self._flight = None
             self.driver.policy_answered()
-        self._epoch = epoch
+        self._epoch, self._fresh = epoch, True
         self.executor.reset()
 
     def _ask(self, epoch: int, standing: bool) -> None:
@@ -238,6 +242,7 @@ class PolicyRunner:
         chunk = self.executor.took(self._dated(flight, ended), flight.began, ended)
         waypoints = self.adapter.waypoints(chunk, flight.snapshot, flight.epoch, flight.number)
         taken = self.driver.submit(waypoints)
+        self._fresh = self._fresh and not taken
         self.counters["submitted" if taken else "stale"] += 1
         info = {key: float(values[0]) for key, values in flight.chunk.info.items()}
         self.answers.append(Answer(flight.number, flight.snapshot.time, flight.began, ended, taken, info))

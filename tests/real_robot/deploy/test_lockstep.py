@@ -79,7 +79,8 @@ def world(robot):
 
 
 def run(world, policy, seconds, latency=0.0):
-    adapter, lead = make_adapter(policy.observation_spec, policy.action_spec, follows=FOLLOWS), hand_over(ARM, FOLLOWS)
+    adapter = make_adapter(policy.observation_spec, policy.action_spec, follows=FOLLOWS)
+    lead = hand_over(ARM, FOLLOWS, world.robot.times.tick)
     with world.episode(SEED) as episode:
         recorder = episode.driver.tap = ChunkRecorder()
         options = {"slowness": Slowness(latency), "usual": latency, "lead": lead, "seed": 1}

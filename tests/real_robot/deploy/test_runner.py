@@ -210,5 +210,7 @@ def test_run_ends_by_itself_or_when_asked(snapshot):
 
 
 def test_how_early_an_action_must_be_handed_over():
-    assert hand_over(arm_latency=0.25, follows=0.11) == pytest.approx(0.15)  # and the plan's slack of 10 ms
-    assert hand_over(arm_latency=0.0, follows=0.3) == 0.0
+    # The plan's slack of 10 ms, and one control period.
+    assert hand_over(arm_latency=0.25, follows=0.11, period=0.01) == pytest.approx(0.16, abs=2e-6)
+    assert hand_over(arm_latency=0.25, follows=0.11, period=0.02) == pytest.approx(0.17, abs=2e-6)
+    assert hand_over(arm_latency=0.0, follows=0.3, period=0.01) == 0.0
