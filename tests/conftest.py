@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from robopolicy.core.scheduling import kept_scheduling
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -18,6 +20,13 @@ settings.register_profile("suite", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_scheduling():
+    """LeRobot's writer (SVT-AV1 under root) makes its process a real-time one for good, which starves all others."""
+    with kept_scheduling():
+        yield
 
 
 @pytest.fixture(scope="session")

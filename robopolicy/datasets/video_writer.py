@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from robopolicy.core.errors import ConfigError, DatasetError
+from robopolicy.core.scheduling import kept_scheduling
 
 GOP = 2
 # Encoder -> (name in info.json, options).  In order of preference: h264 decodes fastest on a CPU.
@@ -76,7 +77,9 @@ class VideoWriter:
 
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image.transpose(1, 2, 0)), format="rgb24")
         frame.pts, frame.time_base = self.frames, self._time_base
-        self._container.mux(self._stream.encode(frame))
+        # The first frame opens the encoder, whose threads would be real-time ones under root.
+        with kept_scheduling() if self.frames == 0 else contextlib.nullcontext():
+            self._container.mux(self._stream.encode(frame))
         self.frames += 1
 
     def close(self) -> None:

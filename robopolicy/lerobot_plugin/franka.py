@@ -9,6 +9,7 @@ holds, and resumes by ``robot.driver.resume()`` or, if ``resume_after_pause``, w
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -19,6 +20,7 @@ from lerobot.processor import RobotAction, RobotObservation
 from lerobot.robots.robot import Robot
 
 from robopolicy.core.errors import ConfigError, RequestRefused
+from robopolicy.core.scheduling import make_ordinary, real_time_threads
 from robopolicy.lerobot_plugin.config_franka import RobopolicyFrankaConfig
 from robopolicy.real_robot.control.observations import NoSnapshot, Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
@@ -32,6 +34,7 @@ from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.wire.gateway_config import is_loopback
 from robopolicy.sim.panda_model import WIDTH_MAX
 
+LOG = logging.getLogger(__name__)
 SEE = 2.0  # s within which an observation must be had, and a preflight tried again
 LOOK = 0.01  # s between looks
 PAUSE = "no new plan"  # how the reason of a hold for want of actions begins
@@ -66,6 +69,7 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
         self.form = ActionForm(cast(Rotation, config.rotation), hand="open" if self.bridge.gripper else "none")
         self.driver: Driver | None = None
         self._ask, self.wait = ask, time.sleep
+        self._raised = real_time_threads()  # by whoever started this process
 
     # -- features ------------------------------------------------------------------------------------------------------
 
@@ -159,6 +163,7 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
     def _snapshot(self) -> Snapshot:
         if self.driver is None:
             raise RequestRefused("this robot is not connected: connect() first")
+        self._stay_below()
         end, why = self.driver.clock.now() + SEE, ""
         while self.driver.clock.now() < end:
             found = self.driver.snapshot(1, 1 / self.config.fps)
@@ -167,6 +172,11 @@ class RobopolicyFranka(Robot):  # type: ignore[misc]
             why = found.why
             self.wait(LOOK)
         raise RequestRefused(f"no observation within {SEE:g} s: {why}")
+
+    def _stay_below(self) -> None:
+        """Stay below the arm's control process: LeRobot's recorder encodes AV1 here, which raises root's threads."""
+        if not self.config.in_process and (raised := real_time_threads() - self._raised):
+            LOG.warning("%d threads of this process ran in real time; made ordinary", make_ordinary(raised))
 
     def _wait_for_sight(self) -> None:
         self._snapshot()

@@ -10,6 +10,8 @@ import av
 import av.codec
 import numpy as np
 
+from robopolicy.core.scheduling import kept_scheduling
+
 # Options of each encoder for a file that is quick to write and to seek in (a key frame every other frame).
 ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"g": "2", "crf": "12", "bf": "0", "preset": "ultrafast"},
@@ -33,7 +35,7 @@ def encode(path: Path, frames: np.ndarray, fps: int, codec: str | None = None) -
     """Write frames ``(n, H, W, 3)`` uint8 RGB to an mp4 at ``fps`` Hz."""
     name = available_encoder(codec)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as out:
+    with kept_scheduling(), av.open(str(path), "w") as out:
         stream: Any = out.add_stream(name, rate=fps, options=ENCODERS.get(name, {"g": "2"}))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"

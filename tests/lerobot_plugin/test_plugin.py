@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -211,6 +212,18 @@ def test_by_default_the_arm_is_only_watched(rig):
     seen = rig.robot.get_observation()
     with pytest.raises(RequestRefused, match="nothing is sent"):
         rig.robot.send_action(dict.fromkeys(rig.robot.action_features, seen["tcp_x"]))
+
+
+@pytest.mark.render
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="scheduling classes of Linux")
+def test_a_recorder_that_made_this_process_real_time_does_not_outrank_the_control_process(rig):
+    rig.robot.connect()
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except PermissionError:
+        pytest.skip("no right to real-time scheduling here")
+    rig.robot.get_observation()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.render
