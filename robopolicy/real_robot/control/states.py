@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from robopolicy.core.errors import RequestRefused
-from robopolicy.real_robot.control.watchdogs import GUIDING, STOPPED, Health, fault_of, hold_of
+from robopolicy.real_robot.control.watchdogs import GUIDING, STOPPED, Health, deaf_of, fault_of, hold_of
 from robopolicy.real_robot.limits import Timeouts
 
 CONFIRM_WITHIN = 10.0  # s between the two steps of arming
@@ -142,7 +142,7 @@ class StateMachine:
             if (why := hold_of(h, self.timeouts)) is not None and why != h.filter_hold:
                 self._to(State.FAULT, now, why)
         elif self.state in MOVING:
-            why = hold_of(h, self.timeouts)
+            why = hold_of(h, self.timeouts) or deaf_of(h)
             if why is None and self.state is State.RUNNING and h.starved > self.timeouts.starvation:
                 why = f"no new plan for {h.starved:.1f} s"
             if why is not None:
@@ -197,6 +197,8 @@ class StateMachine:
     def start(self, now: float) -> None:
         """ARMED to RUNNING."""
         self._need("start", State.ARMED)
+        if (why := deaf_of(self._health)) is not None:
+            raise RequestRefused(f"start: {why}")
         self._to(State.RUNNING, now, "started")
 
     def pause(self, now: float, why: str = "paused by the operator") -> None:
@@ -219,7 +221,7 @@ class StateMachine:
         self._need("resume", State.HOLD)
         h = self._health
         held = hold_of(Health(**{**vars(h), "filter_hold": None}), self.timeouts)
-        if (why := fault_of(h) or held) is not None:
+        if (why := fault_of(h) or held or deaf_of(h)) is not None:
             raise RequestRefused(f"resume: {why}")
         if now - self._since < self._rest:
             raise RequestRefused(f"resume: a hold of {self._rest:g} s follows a human's release; wait")

@@ -8,7 +8,7 @@ from robopolicy.real_robot.limits import Timeouts
 
 STATE_RATE_HOLD = 10.0  # Hz of the robot's state below which the arm holds
 MODES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
-IDLE, MOVE, GUIDING, REFLEX, STOPPED, RECOVERING = 1, 2, 3, 4, 5, 6
+OTHER, IDLE, MOVE, GUIDING, REFLEX, STOPPED, RECOVERING = range(7)
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,12 @@ def hold_of(h: Health, t: Timeouts) -> str | None:
     if h.gripper is not None:
         return f"gripper: {h.gripper}"
     return h.filter_hold
+
+
+def deaf_of(h: Health) -> str | None:
+    """Why the arm follows no targets although nothing is wrong with it, or ``None``.
+
+    It may be armed like this (preflight takes idle), but not moved: it would leap when its controller starts."""
+    if h.mode not in (OTHER, IDLE):
+        return None
+    return f"robot mode {h.mode} ({MODES[h.mode]}): no controller moves the arm; start it, then resume"

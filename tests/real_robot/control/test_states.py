@@ -131,6 +131,31 @@ def test_a_watchdog_that_is_fed_no_number_holds(name):
     assert Rig().tick(**{name: math.nan}) is State.HOLD
 
 
+@pytest.mark.parametrize("state", MOVING)
+@pytest.mark.parametrize(("mode", "name"), [(0, "other"), (1, "idle")])
+def test_an_arm_that_no_controller_moves_holds_and_moves_again_only_once_it_is_moved(mode, name, state):
+    rig = Rig(state)
+    assert rig.tick(mode=mode) is State.HOLD
+    assert rig.m.why.startswith(f"robot mode {mode} ({name}): no controller moves the arm")
+    assert rig.m.output is Output.STILL
+    rig.tick(dt=1.0, mode=mode)
+    with pytest.raises(RequestRefused, match=f"resume: robot mode {mode}"):
+        rig.m.resume(rig.now)
+    assert rig.tick() is State.HOLD
+    rig.m.resume(rig.now)
+    assert rig.tick() is State.RUNNING
+
+
+def test_an_idle_arm_may_be_armed_but_not_started():
+    rig = Rig(State.ARMED)
+    assert rig.tick(mode=1) is State.ARMED
+    with pytest.raises(RequestRefused, match=r"start: robot mode 1 \(idle\)"):
+        rig.m.start(rig.now)
+    rig.tick(mode=2)
+    rig.m.start(rig.now)
+    assert rig.m.state is State.RUNNING
+
+
 FAULTS = {
     "reflex": {"mode": 4},
     "guiding": {"mode": 3},

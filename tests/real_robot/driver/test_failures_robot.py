@@ -9,6 +9,7 @@ import pytest
 
 from robopolicy.core.errors import RequestRefused
 from robopolicy.real_robot.control.states import State
+from robopolicy.real_robot.twin.arm import Mode
 
 LONG = {"seconds": 4.0, "way": (0.12, 0.0, 0.0)}
 
@@ -186,6 +187,42 @@ def test_F28_a_recovery_that_is_refused_stays_a_fault(rig):
     assert r.state is State.FAULT
     assert "no effect within 5 s" in r.why
     assert r.recoveries == 1
+
+
+@pytest.mark.parametrize("mode", [Mode.OTHER, Mode.IDLE])
+def test_an_arm_whose_controller_ends_holds_at_the_next_state(rig, mode):
+    r = rig().moving(**LONG)
+    with r.twin.lock:
+        r.twin.arm._stop(mode)
+    assert r.until(State.HOLD, 5) <= 0.02
+    assert f"robot mode {int(mode)} ({mode.name.lower()})" in r.why
+    with pytest.raises(RequestRefused, match="resume: robot mode"):
+        r.driver.resume()
+
+
+@pytest.mark.parametrize(
+    ("ros", "law", "controller"),
+    [
+        *(("ros1", "franka_ros", "franka_ros"), ("ros1", "franka_ros_stiff", "franka_ros"), ("ros1", "serl", "serl")),
+        ("ros2", "franka_ros", "crisp"),
+    ],
+)
+def test_an_arm_says_move_while_it_runs_whatever_its_controller(rig, ros, law, controller):
+    r = rig(ros=ros, controller=controller, twin={"controller": law}).running()
+    assert r.driver.submit(r.line())
+    for _ in range(60):
+        assert r.step().state is State.RUNNING
+        assert r.driver.status().mode == Mode.MOVE
+
+
+def test_F26_what_preflight_saw_before_a_stop_by_the_program_does_not_count_after_it(rig):
+    r = rig().moving(**LONG)
+    r.driver.estop()
+    r.fault("tool", 0.02)  # somebody went up to the arm meanwhile
+    r.driver.recover("Ada")
+    r.step(80)
+    assert r.state is State.ESTOP
+    assert any("tool" in line for line in r.driver.status().preflight.failures())
 
 
 def test_F29_a_guided_arm_is_a_fault_and_gets_no_commands(rig):
