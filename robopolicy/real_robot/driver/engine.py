@@ -265,6 +265,8 @@ class Engine:
             self._void(again=after is State.LINKED)
         if after not in ENGAGED:
             self._teleop = None
+        if after is State.ESTOP and self.gripper is not None:
+            self.gripper.halt()
 
     def _ask_recovery(self) -> None:
         """``StateMachine.recovery``.  ROS 2 offers none: there the operator has cleared the errors in Desk."""

@@ -15,43 +15,22 @@ import contextlib
 import itertools
 import math
 from collections import Counter, deque
-from dataclasses import dataclass
-from typing import Literal
 
 from robopolicy.core.errors import BridgeError, LinkDown, RequestRefused
 from robopolicy.real_robot.clock import Clock
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.gripper_config import GripperConfig
+from robopolicy.real_robot.driver.gripper_goals import GripperEvent, Kind, Running
 from robopolicy.real_robot.interface import Interface
 from robopolicy.real_robot.limits import SafetyLimits, Timeouts
 from robopolicy.real_robot.safety.types import WIDTH_MOST
 from robopolicy.real_robot.wire.client import LinkState, RosbridgeClient
-from robopolicy.real_robot.wire.client_actions import ActionClient, GoalHandle
+from robopolicy.real_robot.wire.client_actions import ActionClient
 from robopolicy.real_robot.wire.messages import Message
 from robopolicy.real_robot.wire.schema import spelled
 
-Kind = Literal["move", "grasp", "homing"]
 SETTLE = 0.3  # s after a grasp until the width, read ten times a second, is that of the object
 MARGIN = 0.005  # m by which an object may seem wider than the last reading
-
-
-@dataclass(frozen=True)
-class GripperEvent:
-    """For the record: what was asked of the hand, or became of it, and when (local monotonic)."""
-
-    at: float
-    what: str
-    width: float
-    text: str = ""
-
-
-@dataclass
-class _Running:
-    kind: Kind
-    width: float
-    handle: GoalHandle
-    since: float
-    limit: float
 
 
 class GripperWorker:
@@ -81,7 +60,7 @@ class GripperWorker:
         self._limits, self._t = limits or SafetyLimits(), timeouts or Timeouts()
         self._actions: dict[str, ActionClient] = {}
         self._ids = itertools.count(1)
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._wish: float | None = None
         self._goal: float | None = None
         self._sent = -math.inf
@@ -180,6 +159,16 @@ class GripperWorker:
         except BridgeError as e:
             self._note("stop not sent", 0.0, str(e))
 
+    def halt(self) -> None:
+        """The arm was stopped for good: fingers under way stand where they are, and no wish is left.
+
+        A grasp that is done is not touched: the hand keeps its force, since what falls may be worse.  Never raises.
+        """
+        self._wish, self._failed, self._again = None, None, False
+        if self._running is not None:
+            self._note("stopped", self._running.width, self._running.kind)
+            self._break_off(self._running)
+
     def reset(self) -> None:
         """After a recovery, and before arming: no problem, no fault, no wish, and the next wish makes a goal."""
         self.problem, self.fault, self._failed, self._again, self._retries = None, False, None, False, 0
@@ -227,12 +216,12 @@ class GripperWorker:
             return self._fail(kind, width, now, str(e))
         self.counters[f"{kind}s"] += 1
         self._note(kind, width)
-        self._running = _Running(kind, width, handle, now, limit)
+        self._running = Running(kind, width, handle, now, limit)
         return None
 
     # -- what becomes of a goal ----------------------------------------------------------------------------------------
 
-    def _look(self, goal: _Running, now: float) -> None:
+    def _look(self, goal: Running, now: float) -> None:
         handle, lasted = goal.handle, now - goal.since
         if handle.outcome.done():
             self._end(goal)
@@ -256,18 +245,21 @@ class GripperWorker:
             return self._give_up(goal, now, f"not done within {goal.limit:g} s")
         return None
 
-    def _give_up(self, goal: _Running, now: float, why: str) -> None:
+    def _give_up(self, goal: Running, now: float, why: str) -> None:
         """A goal that went on later would move the fingers while somebody looks at them."""
+        self._break_off(goal)
+        self._fail(goal.kind, goal.width, now, why)
+
+    def _break_off(self, goal: Running) -> None:
         with contextlib.suppress(BridgeError):
             goal.handle.cancel()
         self.stop()
-        self._fail(goal.kind, goal.width, now, why)
 
-    def _end(self, goal: _Running) -> None:
+    def _end(self, goal: Running) -> None:
         self._actions[goal.kind].forget(goal.handle.id)
         self._running = None
 
-    def _succeed(self, goal: _Running, now: float) -> None:
+    def _succeed(self, goal: Running, now: float) -> None:
         self._note(f"{goal.kind} done", goal.width)
         self.counters["succeeded"] += 1
         self._failed, self._retries = None, 0

@@ -137,3 +137,33 @@ def test_homing_is_done_from_ready_and_refused_while_the_arm_is_armed(rig):
     r = rig().armed()
     with pytest.raises(RequestRefused, match="only in ready"):
         r.driver.gripper_home()
+
+
+@pytest.mark.parametrize("how", ["program", "button"])
+@pytest.mark.parametrize("ros", ["ros1", "ros2"])
+def test_F26_a_stop_ends_what_the_fingers_are_doing(rig, how, ros):
+    r = rig(ros=ros, **MOVES).running()
+    assert r.driver.submit(closing(r, 0.0))
+    while not (r.driver.gripper.busy and r.twin.hand.width < 0.06):
+        r.step()
+    if how == "program":
+        r.driver.estop()
+    else:
+        r.fault("user_stop")
+    r.until(State.ESTOP, 5)
+    r.step(5)
+    assert not r.driver.gripper.busy
+    width = r.twin.hand.width
+    assert width > 0.03
+    r.step(100)
+    assert r.twin.hand.width == pytest.approx(width, abs=2e-3)  # else they would be closed by now
+    assert r.driver.gripper.events[-1].what == "stopped"
+    assert r.driver.status().extra["gripper_problem"] is None
+
+
+def test_F26_a_stop_leaves_a_hand_alone_that_does_nothing(rig):
+    r = rig(**MOVES).running()
+    said = len(r.bus.said)
+    r.driver.estop()
+    r.step(20)
+    assert [topic for topic, *_ in r.bus.said[said:] if topic.startswith("/franka_gripper")] == []

@@ -217,6 +217,19 @@ def test_F30_a_rejected_goal_and_a_success_that_was_none_are_failures(rig):
         assert says in r.worker.problem
 
 
+@pytest.mark.parametrize("ros", ["ros1", "ros2"])
+def test_F26_what_is_held_when_the_arm_is_stopped_stays_held(rig, ros):
+    r = rig(ros, task="panda_lift")
+    r.at_cube()
+    r.run(0.2)
+    r.until(lambda: r.worker.holding, 3.0, wish=0.0)
+    r.worker.halt()
+    r.run(0.5)
+    assert r.twin.hand.grasped
+    assert r.worker.holding
+    assert r.worker.events[-1].what == "grasp done"  # nothing was asked of the hand since
+
+
 def test_F30_a_lost_object_is_told_within_a_second_and_gripped_again_when_asked(rig):
     r = rig(task="panda_lift")
     r.at_cube()
