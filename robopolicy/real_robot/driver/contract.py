@@ -94,6 +94,8 @@ class Status:
     recording: str = ""
     """Folder of the log in progress, empty if none; or ``"ended: why"``."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    """Why what is told here, or asked for, is not to be relied on; empty while all is well."""
 
 
 @runtime_checkable

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from robopolicy.core.configs import dump_config
-from robopolicy.core.errors import ControlProcessLost, LinkDown, ServiceFailed
+from robopolicy.core.errors import ControlProcessLost, LinkDown, RequestRefused, ServiceFailed
 from robopolicy.real_robot.clock import Clock, SystemClock
 from robopolicy.real_robot.control.observations import NoSnapshot, Snapshot
 from robopolicy.real_robot.control.plan import Waypoints
@@ -34,6 +34,11 @@ from robopolicy.real_robot.safety.types import Setpoint
 LOG = logging.getLogger(__name__)
 START = 60.0  # s that the control process may take to start
 ANSWER = 5.0  # s that a call may take that waits for nothing outside
+# s without a word of the control process, which speaks at every tick (10 ms), after which it counts as frozen.  A busy
+# machine delays it by tenths of a second, and the arm does not wait for this: the guard's lease ends after 0.15 s.
+# Less than ``ANSWER``, so that who asks is told why.
+FROZEN = 2.0
+BEGINNINGS = ("ask_to_arm", "confirm_arming", "start", "resume", "intervene", "recover", "preflight", "gripper_home")
 PATIENCE: Mapping[str, float] = {"connect": 60.0, "preflight": 90.0, "recover": 30.0, "disconnect": 15.0}
 
 
@@ -99,14 +104,30 @@ class FrankaBridgeRobot(OperatorCalls):
             raise LinkDown("disconnected; make a new FrankaBridgeRobot")
         self._child.check()
 
+    def _frozen(self) -> str:
+        """Why the control process counts as frozen, or nothing."""
+        with self._lock:
+            for _ in range(2):  # this process may itself have stood still between looking and asking the time
+                last = self._last_seen()
+                silent = self.clock.now() - last.now if last is not None else 0.0
+                if silent <= FROZEN or self._leaving:
+                    return ""
+        return (
+            f"the control process {self.pid} has been silent for {silent:.1f} s, limit {FROZEN:g} s: it is stopped or "
+            "starved, and the controller keeps the last target; look at the arm, then disconnect()"
+        )
+
     def _call(self, name: str, /, **arguments: Any) -> Any:
         self._check()
+        if name in BEGINNINGS and (problem := self._frozen()):
+            raise RequestRefused(f"{name}: {problem}")
         return self._child.call(name, PATIENCE.get(name, ANSWER), arguments)
 
     # -- seeing --------------------------------------------------------------------------------------------------------
 
     def status(self) -> Status:
-        """See ``Driver``; after ``disconnect`` the last one.  ``ages["status"]``: seconds since it was so."""
+        """See ``Driver``; after ``disconnect`` the last one.  ``ages["status"]``: seconds since it was so; above 2 s
+        ``problem`` says that the control process is frozen."""
         with self._lock:
             if not self._closed:
                 self._check()
@@ -114,14 +135,15 @@ class FrankaBridgeRobot(OperatorCalls):
             if last is None:
                 raise LinkDown("the control process has not said anything yet; wait a moment")
             counters = {**last.counters, "stale": last.counters.get("stale", 0) + self._stale}
+            problem = self._frozen() or last.problem
             ages = {**last.ages, "status": self.clock.now() - last.now}
-            return dataclasses.replace(last, counters=counters, ages=ages)
+            return dataclasses.replace(last, counters=counters, ages=ages, problem=problem)
 
     def snapshot(self, steps: int = 1, dt: float = 0.1) -> Snapshot | NoSnapshot:
         """See ``Driver``."""
         with self._lock:
             self._check()
-            trouble = self.status().extra.get("clock_trouble")
+            trouble = self._frozen() or self.status().extra.get("clock_trouble")
             if trouble is not None:
                 return NoSnapshot(trouble)
             return self._mirror.snapshot(self.clock.now(), steps, dt)
@@ -130,11 +152,13 @@ class FrankaBridgeRobot(OperatorCalls):
 
     def submit(self, chunk: Waypoints) -> bool:
         """See ``Driver``.  Numbers that are refused do not leave this process; the control loop is told, stops there,
-        and counts the refusal."""
+        and counts the refusal.  A frozen control process takes none (``Status.problem``)."""
         with self._lock:
             self._check()
             status = self.status()
-            if status.state is not State.RUNNING or chunk.epoch != status.epoch:
+            if status.problem:
+                LOG.warning("chunk %d refused: %s", chunk.chunk, status.problem)
+            if status.problem or status.state is not State.RUNNING or chunk.epoch != status.epoch:
                 self._stale += 1
                 return False
             problem = chunk.problem()

@@ -112,6 +112,8 @@ class Dashboard:
         if status.recording:
             facts += f"   recording {status.recording}"
         rows: list[Any] = [head, Text(facts, style="dim")]
+        if status.problem:
+            rows.append(Text(f"problem: {status.problem}", style=STYLE[BAD]))
         if status.errors:
             rows.append(Text("robot errors: " + ", ".join(status.errors), style=STYLE[BAD]))
         flags = flag_words(status.flags)

@@ -165,6 +165,8 @@ def plain_line(status: Status, t: Timeouts) -> str:
     parts.append(f"force {status.force:.1f}N")
     if words := flag_words(status.flags):
         parts.append(f"[{', '.join(words)}]")
+    if status.problem:
+        parts.append(f"PROBLEM: {status.problem}")
     if status.errors or status.mode not in (1, 2):
         parts.append(f"mode {mode_word(status.mode)} {' '.join(status.errors)}".rstrip())
     return "  ".join(parts)

@@ -30,11 +30,12 @@ from robopolicy.real_robot.driver.config import CameraConfig, FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Driver, Status
 from robopolicy.real_robot.driver.pictures import decode
 from robopolicy.real_robot.driver.process import BROKEN, GONE, ControlProcess
-from robopolicy.real_robot.driver.remote import FrankaBridgeRobot
+from robopolicy.real_robot.driver.remote import FROZEN, FrankaBridgeRobot
 from robopolicy.real_robot.driver.shared import Board
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.limits import TIMEOUT_CAPS, Timeouts
 from robopolicy.real_robot.log.reader import read_log
+from robopolicy.real_robot.report.words import plain_line
 from robopolicy.real_robot.safety.types import Setpoint
 
 # Patience with everything but what is tested: the machine may be busy.
@@ -299,8 +300,7 @@ def test_F24_F43_a_pause_of_the_whole_process_holds_and_is_not_made_up_for(twin,
         status = until(robot, State.HOLD)
         assert "late" in status.why
         assert status.counters["late"] >= 1
-        assert status.extra["missed_deadlines"] >= 15
-        until_ticks(robot, 30)
+        assert until_ticks(robot, 30).extra["missed_deadlines"] >= 15  # counted with the tick after
         robot.resume()
         until_ticks(robot, 10)
     commands = twin.until_quiet()["commands"]
@@ -315,6 +315,31 @@ def test_F24_F43_a_pause_of_the_whole_process_holds_and_is_not_made_up_for(twin,
     assert steps[2] <= STEP
     held = changes(tmp_path / "log", "hold")
     assert held[0] - resumed < 0.1
+
+
+def test_F24_a_control_process_that_stands_still_is_told_of_and_given_nothing_to_do(twin):
+    with running(twin) as robot:
+        robot.submit(chunk(robot, 0.05, 1.0))
+        assert until_ticks(robot, 30).problem == ""
+        os.kill(robot.pid, signal.SIGSTOP)
+        try:
+            seen, end = [], time.monotonic() + 20
+            while not (seen and seen[-1][1]) and time.monotonic() < end:
+                status = robot.status()
+                seen.append((status.ages["status"], status.problem))
+                time.sleep(0.02)
+            assert seen[-1][1].startswith(f"the control process {robot.pid} has been silent for ")
+            assert min(age for age, problem in seen if problem) > FROZEN  # no false alarm before
+            assert not robot.submit(chunk(robot, 0.05, 1.0))
+            assert "silent for" in robot.snapshot().why
+            for call in (robot.start, robot.resume, robot.intervene, robot.preflight):
+                with pytest.raises(RequestRefused, match="silent for"):
+                    call()
+            assert "PROBLEM: the control process" in plain_line(robot.status(), PATIENT)
+        finally:
+            os.kill(robot.pid, signal.SIGCONT)
+        until(robot, State.HOLD, State.FAULT)  # it does not go on by itself, and the alarm ends
+        assert until_ticks(robot, 5).problem == ""
 
 
 def test_F25_a_dead_man_that_is_no_longer_heard_holds(twin, tmp_path):
