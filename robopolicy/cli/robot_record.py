@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teleop", default="keyboard", metavar="DEVICE", help="keyboard or gamepad (keyboard)")
     parser.add_argument("--task", required=True, metavar="TEXT", help="sentence that goes with every frame")
     parser.add_argument("--fps", type=float, default=10.0, help="frames a second (10)")
+    parser.add_argument(
+        "--gap", type=float, metavar="S", help="seconds without an observation that end an episode (0.5, or two frames)"
+    )
     parser.add_argument("--episodes", type=int, metavar="N", help="leave after so many (until Q)")
     add_robot_options(parser)
     add_arming_options(parser)
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 *(driver, args.root, args.fps, demonstration_features(sizes)),
                 latency=config.arm_latency,
                 gripper_latency=config.gripper_latency,
+                gap=args.gap,
                 facts={"operator": operator, "robot": args.robot, "limits": config.limits},
             )
         )

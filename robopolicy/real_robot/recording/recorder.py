@@ -4,7 +4,7 @@ Frames lie on a fixed grid of the dataset's rate.  Frame k holds the newest obse
 policy's (or the human's) action that is due ``follows`` later (one frame, as in simulated demonstrations, unless told
 otherwise), and what the safety filter made of it; a LeRobot dataset has no place for true times, so they are columns of
 their own.  Every episode has a JSON sidecar with what else is known.  An episode that the driver stops (fault, stop,
-lost link), or whose observations fail for more than two frames, ends there and is marked.
+lost link), or whose observations fail for longer than ``gap``, ends there and is marked.
 
     with Recorder(driver, "out/lift", fps=10, features=features, latency=config.arm_latency) as recorder:
         recorder.begin("lift the cube")
@@ -14,13 +14,12 @@ lost link), or whose observations fail for more than two frames, ends there and 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from robopolicy.core.errors import DatasetError, RequestRefused
+from robopolicy.core.errors import ConfigError, DatasetError, RequestRefused
 from robopolicy.core.specs import TIME, to_dict
 from robopolicy.datasets import layout_v3 as v3
 from robopolicy.datasets.writer import Writer
@@ -30,13 +29,13 @@ from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.contract import Driver
 from robopolicy.real_robot.recording.episode import Take, closing
 from robopolicy.real_robot.recording.features import Recordable, emitted_numbers, extra_columns
+from robopolicy.real_robot.recording.sights import TINY, Sights
 from robopolicy.real_robot.recording.spool import Close, FrameToWrite, Spool
 from robopolicy.real_robot.recording.timeline import Timeline, Wanted
 from robopolicy.real_robot.safety.types import Setpoint
 from robopolicy.sim.panda_model import WIDTH_MAX
 
-LOST = 2.0  # frames without an observation that end an episode
-TINY = 1e-6  # s
+GAP, LOST = 0.5, 2.0  # s and frames without an observation, the longer of which ends an episode
 SETTLE = 0.15  # s after its grid time that a frame is written: pictures arrive late
 WAITING = 20.0  # s of frames that may wait for the encoder
 Mode = Literal["all", "corrections"]
@@ -54,6 +53,7 @@ class Recorder:
         latency, gripper_latency: of arm and hand, s, as the driver has them.
         follows: s from a frame's grid time to when its action is due, a frame unless given; for runs of a policy its
             own (``Adapter.follows``), so that a frame holds what the policy says first when it sees that frame.
+        gap: s without an observation that end an episode; unless given half a second, or two frames if that is longer.
         mode: ``"all"`` frames, or ``"corrections"``: only those of a human, each intervention an episode.
         facts: for the sidecars (configuration, checkpoint and their hashes, limits, seeds, operator).
         image_storage, video_codec, robot_type: see ``Writer``.
@@ -72,6 +72,7 @@ class Recorder:
         latency: float = ARM_LATENCY,
         gripper_latency: float = GRIPPER_LATENCY,
         follows: float | None = None,
+        gap: float | None = None,
         mode: Mode = "all",
         facts: Mapping[str, Any] | None = None,
         image_storage: Literal["video", "png"] = "video",
@@ -79,16 +80,18 @@ class Recorder:
         robot_type: str = "franka",
     ) -> None:
         self.driver, self.root, self.fps, self.features, self.mode = driver, Path(root), fps, features, mode
-        self.dt, self.facts = 1.0 / fps, dict(facts or {})
-        self.follows = self.dt if follows is None else follows
+        self.dt = dt = 1.0 / fps
+        self.facts, self.follows = dict(facts or {}), dt if follows is None else follows
+        self.gap = max(GAP, LOST * dt) if gap is None else gap
+        if not self.gap >= dt:
+            raise ConfigError(f"record: gap of {self.gap:g} s, expected a frame ({dt:g} s) or more")
         self.timeline = Timeline(latency, gripper_latency)
-        # The human's action of a frame is made until it is due, less the latency of the arm.
-        self._settle = max(SETTLE, self.follows - latency)
+        self._settle = max(SETTLE, self.follows - latency)  # a human's action is made until then
         self._cameras = [f.key.rpartition(".")[2] for f in features.observation_spec.features if len(f.shape) == 3]
-        self._storage: tuple[Literal["video", "png"], str | None, str] = (image_storage, video_codec, robot_type)
+        self._storage: tuple[str, Literal["video", "png"], str | None] = (robot_type, image_storage, video_codec)
         self._spool = Spool(self._open, features, max(10, round(WAITING * fps)))
         self._take: Take | None = None
-        self._seen: deque[Snapshot] = deque()
+        self._sights = Sights(driver)
         self.marks: list[str] = []
         self.kept = 0
 
@@ -96,8 +99,7 @@ class Recorder:
         extra = extra_columns(self._cameras)
         spec, space = self.features.observation_spec, self.features.action_space
         if not (self.root / v3.INFO).is_file():
-            storage, codec, robot = self._storage
-            return Writer(self.root, self.fps, spec, space, extra, robot, storage, codec, {"recorder": "real_robot"})
+            return Writer(self.root, self.fps, spec, space, extra, *self._storage, {"recorder": "real_robot"})
         writer = Writer.resume(self.root)
         wanted = (self.fps, to_dict(spec), to_dict(space))
         if (float(writer.info["fps"]), to_dict(writer.observation_spec), to_dict(writer.action_space)) != wanted:
@@ -153,6 +155,7 @@ class Recorder:
         if self._take is not None:
             raise RequestRefused("record: an episode is under way; end or discard it first")
         self._take = Take(task, self.driver.clock.now(), self.driver.clock.wall(), facts)
+        self._sights = Sights(self.driver)
 
     def end(self, success: bool | None = None, why: str = "") -> bool:
         """End the episode; false if there was none, or nothing in it.  ``why`` marks one that ended early."""
@@ -179,11 +182,7 @@ class Recorder:
             return
         if before is not None and before.state is not status.state:
             self.note("state", state=status.state.value, why=status.why)
-        snapshot = self.driver.snapshot()
-        if isinstance(snapshot, Snapshot) and (not self._seen or snapshot.time > self._seen[-1].time):
-            self._seen.append(snapshot)
-            while self._seen[0].time < status.now - self._settle - (LOST + 1) * self.dt:
-                self._seen.popleft()
+        self._sights.look(status.now)
         self._write_due(self._take, status.now, wait=True)
         if self._take is not None and status.state in OVER:
             self._write_due(self._take, status.now, wait=False)
@@ -194,23 +193,24 @@ class Recorder:
     def _write_due(self, take: Take, now: float, wait: bool) -> None:
         """Write the frames whose data must have arrived; without ``wait``, those whose data are there."""
         if take.first is None:
-            fresh = [s for s in self._seen if s.time >= take.begun - self.dt]
-            since = self.timeline.since
-            if not fresh or since is None:
+            fresh, since = self._sights.since(take.begun - self.dt), self.timeline.since
+            if fresh is None or since is None:
+                self._sights.forget(now - self._settle - self.gap)
                 return
             # A little after, so that the time at which its action was sent is not rounded to before the first look.
-            take.first = max(fresh[0].time, take.begun, since + self.timeline.latency - self.follows + TINY)
+            take.first = max(fresh.time, take.begun, since + self.timeline.latency - self.follows + TINY)
         settle = self._settle if wait else 0.0
         while self._take is take and take.first + take.frames * self.dt + settle <= now:
             self._write(take, take.first + take.frames * self.dt)
+        self._sights.forget(take.first + take.frames * self.dt)
 
     def _write(self, take: Take, grid: float) -> None:
-        snapshot = next((s for s in reversed(self._seen) if s.time <= grid), None)
+        snapshot = self._sights.at(grid)
         due = grid + self.follows
         wanted = self.timeline.wanted(due)
-        if snapshot is None or grid - snapshot.time > LOST * self.dt:
+        if snapshot is None or grid - snapshot.time > self.gap:
             age = f"the newest is {grid - snapshot.time:.2f} s old" if snapshot is not None else "there is none"
-            self._mark(f"frames lost: no observation for {LOST:g} frames, {age}")
+            self._mark(f"frames lost: no observation for {self.gap:g} s, {age}")
             return
         if wanted is None:
             self._mark("no pose could be emitted within the limits")
@@ -277,7 +277,8 @@ class Recorder:
 
     def _closing(self, take: Take, success: bool | None, why: str) -> Close:
         latency = {"arm": self.timeline.latency, "gripper": self.timeline.gripper_latency, "follows": self.follows}
-        known = {"mode": self.mode, "fps": self.fps, "latency": latency, "facts": self.facts | take.facts}
+        known: dict[str, Any] = {"mode": self.mode, "fps": self.fps, "gap": self.gap, "seen_late": self._sights.missed}
+        known |= {"latency": latency, "facts": self.facts | take.facts}
         self.kept += 1
         return closing(take, success, why, known, self.driver.status())
 

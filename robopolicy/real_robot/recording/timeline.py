@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robopolicy.real_robot.control.plan import SLACK, Waypoints
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.contract import Status
-from robopolicy.real_robot.frames import Pose
+from robopolicy.real_robot.frames import Pose, interpolate
+from robopolicy.real_robot.recording.sights import LATE
 from robopolicy.real_robot.safety.types import SafetyFlag, Setpoint
 
 KEEP = 5.0  # s of the past
@@ -105,9 +106,16 @@ class Timeline:
         return found
 
     def emitted(self, at: float) -> Look | None:
-        """The last look at or before ``at``, if anything had been emitted by then."""
+        """The last look at or before ``at``, if anything had been emitted by then; between two that lie far apart the
+        pose is interpolated."""
         i = bisect_right(self._looks, at, key=lambda k: k.at)
-        return self._looks[i - 1] if i and self._looks[i - 1].emitted is not None else None
+        look = self._looks[i - 1] if i else None
+        if look is None or look.emitted is None:
+            return None
+        after = self._looks[i] if i < len(self._looks) else look
+        if after.at - look.at <= LATE or after.emitted is None:
+            return look
+        return replace(look, emitted=interpolate(look.emitted, after.emitted, (at - look.at) / (after.at - look.at)))
 
     def flags(self, after: float, until: float) -> SafetyFlag:
         """All flags seen after one time and until another."""

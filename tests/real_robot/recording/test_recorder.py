@@ -218,7 +218,7 @@ def test_corrections_only_keeps_an_episode_an_intervention(desk):
 
 
 def test_lost_observations_end_the_episode_and_mark_it(desk, monkeypatch):
-    d = desk()
+    d = desk(gap=0.2)
     d.run()
     d.recorder.begin("blind")
     d.step(50)
