@@ -80,6 +80,10 @@ class Commands:
         self.rival_nodes, self._foreign_at = (), -float("inf")
         self._foreign = self.loopback.foreign if self.loopback is not None else 0
 
+    def clock_set(self) -> None:
+        """The robot's clock was set: stamps need not rise above those of before, which may lie in its future."""
+        self._stamp = 0.0
+
     def send(self, pose: Pose, robot_time: float, epoch: int) -> bool:
         """Send a target now, or never; false if the link is not that of ``epoch``.  Never raises for a lost link."""
         self._stamp, self._seq = max(robot_time, self._stamp + STAMP_STEP), self._seq + 1

@@ -173,6 +173,7 @@ class Engine:
                 # A trouble that came up since is for the next tick to see, not to be forgotten here.
                 if inputs.health.clock is not None and self.sync.told():
                     self.sources.restart(clock_set=True)
+                    self.commands.clock_set()
             finally:
                 self.ticking = False
         if self.leaving:

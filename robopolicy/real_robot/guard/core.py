@@ -20,6 +20,7 @@ from robopolicy.real_robot.guard.lease import Lease, read_lease
 
 WINDOW = 0.06  # s over which the measured speed is taken
 WAITING, VOUCHED, DRIVERS = 8, 64, 64  # entries remembered at most
+LIVE, LIVE_SPAN = 5, 0.03  # samples behind the newest, and s in which they came at least, that show a clock set back
 
 
 class _Measured(NamedTuple):
@@ -49,17 +50,45 @@ class Guard:
         self._last: Pose | None = None
         self._last_stamp: tuple[int, int] = (0, 0)
         self._track: deque[_Measured] = deque(maxlen=64)
+        self._behind: deque[_Measured] = deque(maxlen=LIVE)
+        self._clock = ""
 
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def measured(self, stamp: float, position: tuple[float, ...], quaternion: tuple[float, ...], now: float) -> None:
-        """The arm is here; samples with a number missing or with a stamp that is not newer are left out."""
+        """The arm is here; samples with a number missing or with a stamp that is not newer are left out.
+
+        Not for ever: stamps that go on rising behind the newest, at the pace of arrival, are of a clock that was set
+        back.  What was known is void then, and the next tick ends the session.
+        """
         turn = unit(quaternion)
         known = turn is not None and len(position) == 3 and finite(tuple(position)) and stamp == stamp
-        if turn is None or not known or (self._track and stamp <= self._track[-1].stamp):
+        if turn is None or not known:
             self._count("measured refused")
             return
-        self._track.append(_Measured(Pose(tuple(position), turn), stamp, now))
+        sample = _Measured(Pose(tuple(position), turn), stamp, now)
+        if self._track and stamp <= self._track[-1].stamp:
+            self._count("measured refused")
+            self._look_back(sample)
+            return
+        self._behind.clear()
+        self._track.append(sample)
+
+    def _look_back(self, sample: _Measured) -> None:
+        behind = self._behind
+        if behind and sample.stamp <= behind[-1].stamp:
+            behind.clear()
+        behind.append(sample)
+        came, told = sample.arrival - behind[0].arrival, sample.stamp - behind[0].stamp
+        # A heap of old samples that comes at once is no clock.
+        if len(behind) == LIVE and came >= max(LIVE_SPAN, told / 2):
+            newest = self._track[-1]
+            back = newest.stamp + (sample.arrival - newest.arrival) - sample.stamp
+            self._clock = f"the robot's clock was set back by {back:.3f} s"
+            self._count("clock set back")
+            self._track.clear()
+            self._track.extend(behind)
+            behind.clear()
 
     def lease(self, text: str, now: float, ros_now: float) -> Pose | None:
         """A lease was heard; returns the setpoint that had waited for it, if that may pass."""
@@ -101,8 +130,11 @@ class Guard:
 
     def tick(self, now: float) -> Pose | None:
         """To be called every 10 ms; the stop target, once, when the lease or the stream of setpoints has ended."""
+        clock, self._clock = self._clock, ""
         if self.holder is None:
             return None
+        if clock:
+            return self.stop(clock, now)
         if self.strangers:
             return self.stop("others publish on the controller's topic: " + ", ".join(self.strangers), now)
         if now - self._leased > self.config.lease:

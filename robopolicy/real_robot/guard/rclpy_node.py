@@ -8,6 +8,7 @@ from typing import Any
 
 import rclpy
 from geometry_msgs.msg import PoseStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
@@ -36,9 +37,11 @@ class RclpyGuard:
         node.create_subscription(kind, topics.measured, heard, qos_profile_sensor_data)
         node.create_subscription(String, topics.lease, lambda m: self.shell.lease(m.data), HEARING)
         node.create_subscription(PoseStamped, topics.target, self._target, HEARING)
-        node.create_timer(TICK, self.shell.tick)
-        node.create_timer(STATUS_EVERY, lambda: self._status.publish(String(data=self.shell.status())))
-        node.create_timer(STRANGERS_EVERY, self._look_round)
+        # A node's own timers go by the time of day: set back by an hour, they would not come for an hour.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(TICK, self.shell.tick, clock=steady)
+        node.create_timer(STATUS_EVERY, lambda: self._status.publish(String(data=self.shell.status())), clock=steady)
+        node.create_timer(STRANGERS_EVERY, self._look_round, clock=steady)
 
     def _ros_now(self) -> float:
         return float(self.node.get_clock().now().nanoseconds) * 1e-9

@@ -10,6 +10,7 @@ import pytest
 from robopolicy.core.errors import RequestRefused
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.twin.arm import Mode
+from robopolicy.real_robot.wire.messages import seconds_of
 
 LONG = {"seconds": 4.0, "way": (0.12, 0.0, 0.0)}
 
@@ -90,6 +91,18 @@ def test_F20_a_step_of_the_robots_clock_holds_at_once_and_is_measured_anew(rig, 
     assert r.driver.status().ages["state"] == pytest.approx(0.0, abs=2e-3)
     r.driver.resume()
     assert r.step(5).state is State.RUNNING
+
+
+def test_F20_after_the_robots_clock_was_set_back_no_target_is_of_its_future(rig):
+    r = rig().moving(**LONG)
+    r.fault("clock_skew", -2.0)
+    r.until(State.HOLD, 20)
+    r.step(20)  # measured anew
+    r.driver.resume()
+    r.step(5)
+    stamps = [seconds_of(message["header"]["stamp"]) for _, message in r.targets[-5:]]
+    assert stamps == sorted(set(stamps))
+    assert stamps[-1] == pytest.approx(r.twin.clock.wall(), abs=0.015)  # a guard refuses those 20 ms ahead
 
 
 def test_F20_a_step_that_is_measured_in_the_middle_of_a_tick_holds_at_the_next(rig, monkeypatch):

@@ -168,6 +168,25 @@ def test_a_burst_of_stale_setpoints_moves_nothing(rig):
     assert abs(rig.twin.pose.position[0] - at) < 1e-3
 
 
+def test_F20_a_robots_clock_that_is_set_back_ends_the_session_and_a_new_one_passes_at_once(rig):
+    writer = rig.driver()
+    rig.ramp(writer, 0.05, 0.5)
+    count = len(rig.out)
+    rig.twin.clock.skew -= 60.0
+    for _ in range(30):
+        rig.send(writer, float(rig.twin.pose.position[0]))
+        rig.twin.step(10)
+    guard = rig.guard.shell.guard
+    assert guard.holder is None
+    assert "clock was set back by 60.0" in rig.bus.last(TOPIC_GUARD)["data"]
+    assert len(rig.out) - count == 1 + guard.counts["passed"] - 50
+    writer.arm()
+    passed, at = guard.counts["passed"], rig.twin.pose.position[0]
+    rig.ramp(writer, 0.05, 1.0)
+    assert guard.counts["passed"] - passed == 100
+    assert rig.twin.pose.position[0] - at > 0.015
+
+
 def test_bad_numbers_end_at_the_guard_and_the_controller_lives(rig):
     writer = rig.driver()
     rig.ramp(writer, 0.05, 0.2)

@@ -156,6 +156,38 @@ def test_nothing_passes_while_the_arms_place_is_unknown(driver):
     assert driver.guard.holder is None
 
 
+def test_F20_a_clock_that_is_set_back_stops_the_arm_and_is_believed_from_then_on(driver):
+    wall, back = WALL, 5.0
+    driver.measure = lambda: driver.guard.measured(wall - back + driver.now, driver.here, DOWN, driver.now)
+    stops = driver.wait(0.1)
+    assert [s.position for s in stops] == [HERE]  # where the arm is now, told by the new stamps
+    assert "silent: the robot's clock was set back by 5.000 s" in driver.guard.status()
+    assert driver.guard.counts["clock set back"] == 1
+    driver.writer.arm()
+    for _ in range(20):  # 0.2 s, not five, after the jump
+        driver.clock[0] += 0.01
+        driver.measure()
+        stamp = stamp_of(wall - back + driver.now)
+        ros_now = wall - back + driver.now
+        driver.guard.lease(driver.writer.text(stamp), driver.now, ros_now)
+        assert driver.guard.target(Target(stamp, "panda_link0", HERE, DOWN), driver.now, ros_now) is not None
+
+
+@pytest.mark.parametrize("how", ["burst", "repeated", "between"])
+def test_F38_old_measurements_are_no_clock_that_was_set_back(driver, how):
+    for k in range(60):
+        driver.clock[0] += 0.01
+        if how != "burst" or k == 30:  # a heap at once
+            count = 40 if how == "burst" else 1
+            for i in range(count):
+                stamp = WALL - 3 if how == "repeated" else WALL - 3 + 0.01 * (k + i)
+                driver.guard.measured(stamp, off(x=0.1), DOWN, driver.now)
+        if how != "repeated":
+            driver.measure()
+    assert "clock set back" not in driver.guard.counts
+    assert driver.guard._track[-1].pose.position == HERE
+
+
 @pytest.mark.parametrize("sample", [(math.nan, 0, 0), (math.inf, 0, 0), (1e9, 0, 0), (0.4, 0.0)])
 def test_measurements_with_numbers_missing_do_not_count(driver, sample):
     driver.guard.measured(WALL + 1, sample, DOWN, driver.now)
