@@ -79,7 +79,15 @@ class _Run:
         place = middle + self.rng.uniform(-1, 1, size=3) * reach
         self.twin.aim(Pose(place, downward(self.rng.uniform(-0.5, 0.5))))
         self.twin.step(SETTLE)
+        if self.twin.arm.errors:  # the way there, which no filter looked at, was too much for it
+            self.put_back()
         self.begin()
+
+    def put_back(self) -> None:
+        """The arm, without errors, over the middle of the table."""
+        self.twin.reset(int(self.rng.integers(1 << 30)))
+        self.twin.aim(Pose(np.array((0.5, 0.0, 0.4)), downward(0.0)))
+        self.twin.step(SETTLE)
 
     def begin(self) -> None:
         """A loop that knows nothing of before, armed where the arm stands."""
@@ -159,9 +167,7 @@ class _Run:
             machine.release(self.now)
         if self.twin.arm.errors:
             counted["reflexes"] += 1
-            self.twin.reset(int(self.rng.integers(1 << 30)))
-            self.twin.aim(Pose(np.array((0.5, 0.0, 0.4)), downward(0.0)))
-            self.twin.step(SETTLE)
+            self.put_back()
             self.begin()
         elif machine.state is State.HOLD:
             counted["holds"] += 1
@@ -172,6 +178,9 @@ class _Run:
         if machine.state in (State.FAULT, State.ESTOP):
             counted["faults"] += 1
             self.twin.step(200)  # it comes to rest
+            if self.twin.arm.errors:
+                counted["reflexes"] += 1
+                self.put_back()
             self.begin()
 
     def tick(self, wish: Setpoint | None = None, settle: bool = False) -> TickRecord:

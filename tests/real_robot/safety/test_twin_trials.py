@@ -33,6 +33,13 @@ def test_F12_driven_fast_and_far_the_twin_stays_within_every_limit():
     assert trace.tool_speed > 0.03  # it did move
 
 
+def test_a_start_that_ends_in_a_reflex_is_put_back():
+    trial = TwinTrial()
+    trace = trial.run(80, 2)  # the arm is aimed at a corner without any filter, and stops with an error
+    trial.close()
+    assert trace.counted["chunks"] == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("limits", "controller"), [(SafetyLimits(), "franka_ros"), (AT_CAPS, "serl")])
 def test_F09_F11_F12_F13_hostile_chunks_leave_the_twin_within_every_limit(limits, controller):
