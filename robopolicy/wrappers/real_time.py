@@ -118,7 +118,7 @@ def _reach(x: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
 def guided_denoiser(
     denoise: Denoiser,
     path: GaussianPath,
-    previous: Tensor,
+    previous: Tensor | Callable[[Tensor], Tensor],
     weights: Tensor,
     cap: float = CAP,
     jacobian: Jacobian = "true",
@@ -146,14 +146,18 @@ def guided_denoiser(
     kappa / (1 + kappa) w error``.  Samplers read ``x0'`` (DPM-Solver++, Heun...) or also ``eps' = eps - (x0' - x0) /
     kappa`` (DDIM), so none of them needs to know.
 
-    ``previous`` ``(N, H, D)``, ``weights`` ``(N, H, 1)`` or ``(N, H, D)``; rows without weight are passed through
-    untouched.  ``clip``, ``keeps_eps``: the sampler's; what it would clip of the network's estimate is clipped before
-    the error is taken, since an epsilon head's estimate at pure noise is of no use otherwise.  Levels without noise,
-    or without a finite factor (``cap`` infinite at pure noise), are passed through.
+    ``previous`` ``(N, H, D)``, or what says it in the form nearest to an estimate (``execution.images``); ``weights``
+    ``(N, H, 1)`` or ``(N, H, D)``; rows without weight are passed through untouched.  ``clip``, ``keeps_eps``: the
+    sampler's; what it would clip of the network's estimate is clipped before the error is taken, since an epsilon
+    head's estimate at pure noise is of no use otherwise.  Levels without noise, or without a finite factor (``cap``
+    infinite at pure noise), are passed through.
     """
     if jacobian not in ("true", "identity"):
         raise ConfigError(f"jacobian must be true (the paper's) or identity, got {jacobian!r}")
     held = (weights != 0).flatten(1).any(1)[:, None, None]
+
+    def error(x0: Tensor) -> Tensor:
+        return ((previous(x0) if callable(previous) else previous) - x0) * weights
 
     def pulled(z: Tensor, t: Tensor) -> Prediction:
         alpha, sigma = (float(c[0]) for c in path.levels([t.item()]))
@@ -161,7 +165,7 @@ def guided_denoiser(
         factor = guidance_weight(tau, cap)
         if sigma == 0 or not math.isfinite(factor):
             return denoise(z, t)
-        said, pull = _pull(denoise, z, t, lambda x0: (previous - _clipped(x0, clip)) * weights, jacobian)
+        said, pull = _pull(denoise, z, t, lambda x0: error(_clipped(x0, clip)), jacobian)
         pull = pull * (factor * (sigma if jacobian == "true" else 1 - tau))
         base = _clipped(said.x0, clip)
         eps = said.eps if keeps_eps else said.eps - (base - said.x0) * (alpha / sigma)

@@ -16,6 +16,7 @@ import numpy as np
 from robopolicy.core.configs import config_dataclass
 from robopolicy.core.errors import ConfigError
 from robopolicy.core.specs import ActionSpace, ChannelKind
+from robopolicy.core.turns import QUATERNION, VECTOR, bare
 from robopolicy.real_robot.frames import (
     Pose,
     SixForm,
@@ -36,8 +37,8 @@ Hand = Literal["open", "width", "none"]
 LENGTHS: dict[Rotation, int] = {"yaw": 1, "rot6d": 6, "quaternion": 4, "vector": 3}
 _NAMES: dict[Rotation, tuple[tuple[str, ...], ...]] = {
     "yaw": (("yaw",), ("dyaw",)),
-    "quaternion": (("qx", "qy", "qz", "qw"),),
-    "vector": (("rx", "ry", "rz"), ("drx", "dry", "drz")),
+    "quaternion": (QUATERNION,),
+    "vector": (VECTOR, tuple(f"d{name}" for name in VECTOR)),
     "rot6d": (tuple(f"rot6d_{i}" for i in range(6)), tuple(f"r{i}" for i in range(6))),
 }
 _PLACES = (("x", "y", "z"), ("dx", "dy", "dz"))
@@ -174,7 +175,7 @@ def _rotation(space: ActionSpace, hand: Hand) -> Rotation:
         if space.channel_kinds[3:9] != (ChannelKind.ROT6D,) * 6:
             raise ConfigError("actions: expected the six numbers of a rotation at places 3 to 8, after x, y, z")
         return "rot6d"
-    middle = tuple(_bare(name) for name in (space.names or ())[3 : space.dim - (hand != "none")])
+    middle = tuple(bare(name) for name in (space.names or ())[3 : space.dim - (hand != "none")])
     for rotation, known in _NAMES.items():
         if middle in known:
             return rotation
@@ -185,11 +186,7 @@ def _rotation(space: ActionSpace, hand: Hand) -> Rotation:
 
 
 def _check_names(space: ActionSpace, form: ActionForm) -> None:
-    if space.names is not None and (places := tuple(_bare(n) for n in space.names[:3])) not in _PLACES:
+    if space.names is not None and (places := tuple(bare(n) for n in space.names[:3])) not in _PLACES:
         raise ConfigError(f"actions: expected x, y, z as the first three channels, got {', '.join(places)}")
     if not form.delta and form.rotation == "yaw" and "deg" in space.unit:
         raise ConfigError(f"actions: expected metres and radians, got '{space.unit}'")
-
-
-def _bare(name: str) -> str:
-    return name.removeprefix("tcp_").removeprefix("action_")

@@ -29,7 +29,7 @@ from robopolicy.core.configs import build_config
 from robopolicy.core.errors import ConfigError, InvalidChunk
 from robopolicy.core.latency import periods
 from robopolicy.core.specs import ActionSpec
-from robopolicy.wrappers.execution.averages import Averager
+from robopolicy.wrappers.execution.averages import Averager, Mixer
 from robopolicy.wrappers.execution.config import ExecutionConfig
 from robopolicy.wrappers.execution.guide import Guide, falling_weights
 from robopolicy.wrappers.execution.timeline import Timeline
@@ -181,8 +181,8 @@ class Ensemble(Executor):
         self._said.append((own[first:].copy(), chunk.actions[0, first:].copy()))
         mixed = chunk.actions[0].copy()
         for i in range(first, len(own)):
-            said = [a for a in (value_at(s, v, own[i], self.dt) for s, v in self._said) if a is not None]
-            mixed[i] = self._averager.mean(np.stack(said))
+            told = (value_at(s, v, own[i], self.dt, self._averager) for s, v in self._said)
+            mixed[i] = self._averager.mean(np.stack([a for a in told if a is not None]))
         return super().took(dataclasses.replace(chunk, actions=mixed[None]), began, ended)
 
     def reset(self) -> None:
@@ -199,7 +199,7 @@ class RealTime(Receding):
     def __init__(self, config: ExecutionConfig, spec: ActionSpec) -> None:
         super().__init__(config, spec)
         self._latency = config.latency
-        self._plan = self._empty()
+        self._plan, self._mixer = self._empty(), Mixer(spec.space)
 
     def _empty(self) -> Timeline:
         return Timeline(self.spec.dim, self.dt, self.spec.n_obs_steps)
@@ -228,7 +228,8 @@ class RealTime(Receding):
         previous = np.zeros((spec.horizon, spec.dim), np.float32)
         told = np.zeros(spec.horizon, bool)
         for i in range(spec.horizon):
-            value = value_at(plan.stamps, plan.actions, t_ref + (i - spec.exec_start) * self.dt, self.dt)
+            due = t_ref + (i - spec.exec_start) * self.dt
+            value = value_at(plan.stamps, plan.actions, due, self.dt, self._mixer)
             if value is not None:
                 previous[i], told[i] = value, True
         ahead = int(told[spec.exec_start :].sum())
@@ -286,7 +287,7 @@ def first_steps(chunk: ActionChunk, count: int) -> ActionChunk:
     return ActionChunk(chunk.actions[:, :horizon], chunk.stamps[:, :horizon], kept, chunk.info)
 
 
-def value_at(stamps: np.ndarray, values: np.ndarray, time: float, dt: float) -> np.ndarray | None:
+def value_at(stamps: np.ndarray, values: np.ndarray, time: float, dt: float, mixer: Mixer) -> np.ndarray | None:
     """``values`` ``(n, D)`` at ``time``, between two of the rising ``stamps`` interpolated; ``None`` beyond them."""
     slack = TINY * dt
     if not len(stamps) or time < stamps[0] - slack or time > stamps[-1] + slack:
@@ -296,5 +297,4 @@ def value_at(stamps: np.ndarray, values: np.ndarray, time: float, dt: float) -> 
         found: np.ndarray = values[after]
         return found
     share = (time - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
-    between: np.ndarray = (1 - share) * values[after - 1] + share * values[after]
-    return between.astype(values.dtype)
+    return mixer.mix(values[after - 1 : after + 1], np.array((1 - share, share)), base=int(share >= 0.5))

@@ -23,6 +23,7 @@ from robopolicy.core.specs import ChannelKind
 from robopolicy.policies.acting import Acting, Keys
 from robopolicy.wrappers.base import Around, Contexts
 from robopolicy.wrappers.execution.guide import Guide
+from robopolicy.wrappers.execution.images import Images
 from robopolicy.wrappers.real_time import Jacobian, guided_denoiser, steady_cap
 
 Guides = Guide | None | Sequence[Guide | None]
@@ -125,18 +126,18 @@ class RealTimePolicy(Around):
         previous, weights, frozen = self._held(guides, len(keys))
         latent, tape = self.policy.noise_of(keys)
         chunks = self._continue(ctx.parts[0], latent, tape, previous, weights)
-        square = ((chunks - previous).square() * frozen).sum((1, 2)) / frozen.sum((1, 2)).clamp(min=1)
+        square = ((chunks - previous.nearest(chunks)).square() * frozen).sum((1, 2)) / frozen.sum((1, 2)).clamp(min=1)
         return chunks, {"prefix_error": square.sqrt()}
 
-    def _continue(self, ctx: Any, latent: Tensor, tape: Tensor | None, previous: Tensor, weights: Tensor) -> Tensor:
-        """Chunks ``(N, H, D)``; ``previous`` ``(N, H, D)`` in model space, ``weights`` as it is."""
+    def _continue(self, ctx: Any, latent: Tensor, tape: Tensor | None, previous: Images, weights: Tensor) -> Tensor:
+        """Chunks ``(N, H, D)``; ``weights`` ``(N, H, D)``."""
         policy: Any = self.policy
         sampler = policy.sampler
         with torch.inference_mode(False), torch.set_grad_enabled(self.jacobian == "true"):
             denoise = guided_denoiser(
                 policy.denoiser(ctx),  # made in this mode: tabulated forms have no gradient
                 policy.path,
-                previous,
+                previous.nearest,
                 weights,
                 cap=self.cap,
                 jacobian=self.jacobian,
@@ -148,8 +149,8 @@ class RealTimePolicy(Around):
             chunks: Tensor = sampler(denoise, policy.path, policy.times, z, tape=tape)
         return chunks
 
-    def _held(self, guides: Sequence[Guide | None], rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """``(previous, weights, frozen)``, each ``(B, H, D)``, in model space; channels that are padding are free."""
+    def _held(self, guides: Sequence[Guide | None], rows: int) -> tuple[Images, Tensor, Tensor]:
+        """What is held, and ``(weights, frozen)``, each ``(B, H, D)``; channels that are padding are free."""
         spec = self.action_spec
         shape = (spec.horizon, spec.dim)
         if len(guides) != rows:
@@ -164,9 +165,10 @@ class RealTimePolicy(Around):
                 raise InvalidAction(f"guide: expected previous {shape} (horizon, D), got {guide.previous.shape}")
             previous[row], weights[row] = guide.previous, guide.weights[:, None] * counted
             frozen[row] = (guide.weights[:, None] == 1) * counted
-        told = [torch.from_numpy(x).to(self.device) for x in (previous, weights, frozen)]
-        free = self.norm.free.to(told[1])
-        return self.norm.to_model(told[0]), told[1] * free, told[2] * free
+        images = Images(previous, spec.space, lambda x: self.norm.to_model(torch.from_numpy(x).to(self.device)))
+        free = self.norm.free.to(self.device)
+        pulled, fixed = (torch.from_numpy(x).to(self.device) * free for x in (weights, frozen))
+        return images, pulled, fixed
 
 
 def _check_chunks(policy: Acting) -> None:

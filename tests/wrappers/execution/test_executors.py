@@ -14,7 +14,7 @@ from robopolicy.core.chunk import ActionChunk
 from robopolicy.core.errors import ConfigError, InvalidChunk
 from robopolicy.core.specs import ActionSpace, ActionSpec, ChannelKind
 from robopolicy.wrappers.execution import MODES, ExecutionConfig, Guide, make_executor
-from robopolicy.wrappers.execution.averages import Averager, rotation_to_six
+from robopolicy.wrappers.execution.averages import Averager, Mixer, rotation_to_six
 from robopolicy.wrappers.execution.executors import value_at
 from robopolicy.wrappers.execution.timeline import Timeline
 
@@ -251,9 +251,10 @@ class TestTimeline:
 
     def test_values_beyond_the_plan_are_unknown(self):
         stamps, values = np.array([1.0, 1.1]), np.array([[0.0], [1.0]])
-        assert value_at(stamps, values, 0.99, DT) is None
-        assert value_at(stamps, values, 1.025, DT)[0] == pytest.approx(0.25)
-        assert value_at(stamps, values, 1.2, DT) is None
+        mixer = Mixer(ActionSpace(1))
+        assert value_at(stamps, values, 0.99, DT, mixer) is None
+        assert value_at(stamps, values, 1.025, DT, mixer)[0] == pytest.approx(0.25)
+        assert value_at(stamps, values, 1.2, DT, mixer) is None
 
 
 def test_executors_need_no_torch():
