@@ -20,7 +20,7 @@ from robopolicy.sim.registry import EnvConfig
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "docs/results/heads.json"
 SIMS = ROOT / "docs/results/sims.json"
-STUDIES = [("sac", "sac_parity"), ("dsrl", "dsrl"), ("pa_rl", "pa_rl")]
+STUDIES = [("sac", "sac_parity"), ("dsrl", "dsrl"), ("pa_rl", "pa_rl"), ("deploy", "deploy")]
 
 
 def test_the_page_of_the_heads_is_generated_from_its_records(tmp_path):
@@ -72,6 +72,16 @@ def test_the_parity_of_sac_rests_on_five_seeds_a_side_and_equal_steps():
         runs = [r for r in data["runs"] if r["side"] == side]
         assert sorted(r["seed"] for r in runs) == [0, 1, 2, 3, 4]
         assert all(len(r["returns"][str(data["settings"]["steps"])]) == 20 for r in runs)
+
+
+def test_every_way_of_executing_the_deployed_policy_ran_the_same_seeds():
+    data = json.loads((ROOT / "docs/results/deploy.json").read_text())
+    cells = {c["cell"]: c for c in data["cells"] if c["head"] == "flow"}
+    assert set(cells) >= {"plain", "driver", "receding_200", "async_200", "rtc_200"}
+    for name, cell in cells.items():
+        assert len(cell["successes"]) == len(cell["seconds"]) == cell["n"] == cells["plain"]["n"] >= 50, name
+        assert sum(cell["ends"].values()) == cell["n"], name
+    assert data["base_seed"] == 200_000  # not those on which the set-up was chosen
 
 
 def test_every_policy_and_expert_of_the_simulations_has_its_n_and_seeds():
