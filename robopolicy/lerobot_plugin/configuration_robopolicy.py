@@ -30,11 +30,11 @@ class RobopolicyConfig(PreTrainedConfig):  # type: ignore[misc]
     seed: int | None = None
     """Seed of the policy's noise; unset: torch's own, as LeRobot's policies."""
     n_obs_steps: int = 1
-    """Filled in from the checkpoint."""
-    n_action_steps: int = 1
-    """Filled in from the checkpoint."""
-    horizon: int = 1
-    """Filled in from the checkpoint."""
+    """The checkpoint's; another number is refused."""
+    n_action_steps: int | None = None
+    """Actions of a chunk that are executed before the next is asked for; unset: the checkpoint's."""
+    horizon: int | None = None
+    """The checkpoint's; another number is refused."""
     normalization_mapping: dict[str, NormalizationMode] | None = None
     """Unused: the policy normalises by itself, its numbers are physical."""
 
@@ -46,7 +46,7 @@ class RobopolicyConfig(PreTrainedConfig):  # type: ignore[misc]
     @property
     def action_delta_indices(self) -> list[int]:
         """Steps of a chunk; the first is that of the oldest observation."""
-        return list(range(1 - self.n_obs_steps, 1 - self.n_obs_steps + self.horizon))
+        return list(range(1 - self.n_obs_steps, 1 - self.n_obs_steps + (self.horizon or 1)))
 
     @property
     def reward_delta_indices(self) -> None:
@@ -67,11 +67,36 @@ class RobopolicyConfig(PreTrainedConfig):  # type: ignore[misc]
             raise ConfigError("robopolicy: no features; give --policy.checkpoint, or export the checkpoint first")
 
     def read(self, policy: Any) -> None:
-        """Take shapes and numbers of steps from a loaded policy."""
+        """Take shapes and numbers of steps from a loaded policy.
+
+        Raises ``ConfigError`` for numbers that were given and that it cannot have.
+        """
         spec = policy.action_spec
-        self.n_obs_steps, self.n_action_steps, self.horizon = spec.n_obs_steps, spec.n_action_steps, spec.horizon
+        for name, given, unset in (("n_obs_steps", self.n_obs_steps, 1), ("horizon", self.horizon, None)):
+            if given not in (unset, fixed := getattr(spec, name)):
+                raise ConfigError(
+                    f"robopolicy: {name}={given}, but the checkpoint has {fixed}; leave --policy.{name} out"
+                )
+        self.n_obs_steps, self.horizon = spec.n_obs_steps, spec.horizon
+        self.n_action_steps = spec.n_action_steps if self.n_action_steps is None else self.n_action_steps
+        self._check_actions(policy)
         self.input_features = {f.key: _feature(f) for f in policy.observation_spec.features if f.shape}
         self.output_features = {"action": PolicyFeature(FeatureType.ACTION, (spec.dim,))}
+
+    def _check_actions(self, policy: Any) -> None:
+        spec, given = policy.action_spec, self.n_action_steps
+        room = spec.horizon - spec.exec_start
+        if given is None or not 1 <= given <= room:
+            raise ConfigError(
+                f"robopolicy: n_action_steps={given}, expected 1..{room}: the checkpoint's horizon {spec.horizon} less "
+                f"{spec.exec_start} past steps"
+            )
+        stride = getattr(getattr(policy, "needs", None), "chain_stride", 0)
+        if stride and given != stride:
+            raise ConfigError(
+                f"robopolicy: n_action_steps={given}, but the policy carries a memory from chunk to chunk, {stride} "
+                "steps apart; leave --policy.n_action_steps out"
+            )
 
 
 def _feature(feature: FeatureSpec) -> Any:

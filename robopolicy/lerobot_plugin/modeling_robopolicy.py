@@ -122,7 +122,9 @@ class RobopolicyPolicy(PreTrainedPolicy):  # type: ignore[misc]
         rows = len(next(iter(observation.values())))
         chunk = self.policy.act(observation, noise_keys=self.noise_keys(rows))
         self._plans += 1
-        return torch.from_numpy(chunk.executable.copy()).to(self.policy.device)
+        first = chunk.spec.exec_start
+        executed = chunk.actions[:, first : first + self.config.n_action_steps]
+        return torch.from_numpy(executed.copy()).to(self.policy.device)
 
     # -- training is elsewhere -----------------------------------------------------------------------------------------
 

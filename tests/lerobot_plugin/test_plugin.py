@@ -22,7 +22,8 @@ from lerobot.utils.import_utils import register_third_party_plugins
 
 from robopolicy.cli.main import main
 from robopolicy.core.errors import CheckpointError, ConfigError, RequestRefused
-from robopolicy.core.specs import ActionSpace
+from robopolicy.core.specs import ActionSpace, ActionSpec
+from robopolicy.lerobot_plugin.configuration_robopolicy import RobopolicyConfig
 from robopolicy.lerobot_plugin.wheels import PLUGINS, install, uninstall
 from robopolicy.policies.io import save_policy
 from robopolicy.real_robot.clock import VirtualClock
@@ -312,6 +313,49 @@ def test_parity_chunks_with_a_seed_and_with_whole_histories(exported):
     policy.reset()
     assert policy.noise_keys(2) != keys  # another episode, other noise
     assert policy.predict_action_chunk(batches(ours, 1)[0]).shape == (1, 3, 3)
+
+
+@pytest.mark.parametrize("count", [1, 5, 7])  # 3 in training; 8 less one past step is 7
+def test_the_number_of_executed_actions_is_the_users(exported, count):
+    import robopolicy
+
+    ours = robopolicy.load(exported / "robopolicy")
+    config = PreTrainedConfig.from_pretrained(exported, cli_overrides=["--seed=5", f"--n_action_steps={count}"])
+    policy = get_policy_class("robopolicy").from_pretrained(exported, config=config)
+    assert policy.config.n_action_steps == count
+    steps = batches(ours, count + 1)
+    keys = policy.noise_keys(1)
+    taken = torch.stack([policy.select_action(dict(b)) for b in steps[:count]], dim=1)
+    pair = {key: torch.stack([steps[0][key]] * 2, dim=1) for key in steps[0]}
+    whole = torch.from_numpy(ours.act(pair, noise_keys=keys).actions)
+    assert torch.equal(taken, whole[:, 1 : 1 + count])
+    again = policy.noise_keys(1)
+    policy.select_action(dict(steps[count]))  # only now is the next chunk asked for
+    assert policy.noise_keys(1) != again
+    assert policy.predict_action_chunk(dict(steps[count])).shape == (1, count, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        *(("n_action_steps=8", "n_action_steps=8, expected 1..7"), ("n_action_steps=0", "expected 1..7")),
+        *(("horizon=16", "horizon=16, but the checkpoint has 8"), ("n_obs_steps=3", "the checkpoint has 2")),
+    ],
+)
+def test_numbers_of_steps_that_the_checkpoint_cannot_have_are_refused(exported, given, told):
+    config = PreTrainedConfig.from_pretrained(exported, cli_overrides=[f"--{given}"])
+    with pytest.raises(ConfigError, match=told):
+        get_policy_class("robopolicy").from_pretrained(exported, config=config)
+
+
+def test_a_policy_with_a_memory_keeps_its_stride():
+    spec = ActionSpec(SPACE, horizon=8, n_obs_steps=2, n_action_steps=3, dt=0.1)
+    policy = SimpleNamespace(action_spec=spec, observation_spec=SimpleNamespace(features=()))
+    policy.needs = SimpleNamespace(chain_stride=3)
+    for count in (None, 3):
+        RobopolicyConfig(n_action_steps=count, device="cpu").read(policy)
+    with pytest.raises(ConfigError, match="carries a memory"):
+        RobopolicyConfig(n_action_steps=4, device="cpu").read(policy)
 
 
 def test_an_exported_checkpoint_goes_through_lerobots_factories(exported):
