@@ -122,9 +122,9 @@ class RobopolicyPolicy(PreTrainedPolicy):  # type: ignore[misc]
         rows = len(next(iter(observation.values())))
         chunk = self.policy.act(observation, noise_keys=self.noise_keys(rows))
         self._plans += 1
-        first = chunk.spec.exec_start
-        executed = chunk.actions[:, first : first + self.config.n_action_steps]
-        return torch.from_numpy(executed.copy()).to(self.policy.device)
+        first, count = chunk.spec.exec_start, self.config.n_action_steps
+        assert count is not None  # since the checkpoint was read
+        return torch.from_numpy(chunk.actions[:, first : first + count].copy()).to(self.policy.device)
 
     # -- training is elsewhere -----------------------------------------------------------------------------------------
 
