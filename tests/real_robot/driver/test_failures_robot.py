@@ -15,6 +15,15 @@ from robopolicy.real_robot.wire.messages import seconds_of
 LONG = {"seconds": 4.0, "way": (0.12, 0.0, 0.0)}
 
 
+def assert_looked_at_again(r, state):
+    """Somebody changes the arm's settings, and an operator recovers it: it stays in ``state``, preflight saw that."""
+    r.fault("tool", 0.02)
+    r.driver.recover("Ada")
+    r.step(80)
+    assert r.state is state
+    assert any("tool" in line for line in r.driver.status().preflight.failures())
+
+
 def test_F10_a_state_with_a_number_that_is_none_is_not_taken_and_holds(rig):
     r = rig().moving(**LONG)
     real = r.face.messages.state
@@ -172,11 +181,7 @@ def test_F27_what_preflight_saw_before_a_fault_does_not_count_after_it(rig):
     r = rig().moving(**LONG)
     r.fault("reflex")
     r.step(3)
-    r.fault("tool", 0.02)  # somebody looked at the arm, and changed its settings
-    r.driver.recover("Ada")
-    r.step(80)
-    assert r.state is State.FAULT
-    assert any("tool" in line for line in r.driver.status().preflight.failures())
+    assert_looked_at_again(r, State.FAULT)
 
 
 def test_a_preflight_that_is_not_green_takes_back_what_an_earlier_one_allowed(rig):
@@ -231,11 +236,7 @@ def test_an_arm_says_move_while_it_runs_whatever_its_controller(rig, ros, law, c
 def test_F26_what_preflight_saw_before_a_stop_by_the_program_does_not_count_after_it(rig):
     r = rig().moving(**LONG)
     r.driver.estop()
-    r.fault("tool", 0.02)  # somebody went up to the arm meanwhile
-    r.driver.recover("Ada")
-    r.step(80)
-    assert r.state is State.ESTOP
-    assert any("tool" in line for line in r.driver.status().preflight.failures())
+    assert_looked_at_again(r, State.ESTOP)
 
 
 def test_F29_a_guided_arm_is_a_fault_and_gets_no_commands(rig):
