@@ -21,7 +21,7 @@ class Health:
     why the clocks are not to be trusted.  ``starved``: seconds since the plan ended.  ``policy``: what became of the
     policy (hung, raised, died), ``None`` while it works.  ``rivals``: publishers on the command topic that are not
     ours. ``gripper``: why the hand's last goal failed; ``gripper_fault``: its retries are used up.  ``filter_hold``,
-    ``filter_fault``: what the safety filter said.
+    ``filter_fault``: what the safety filter said.  ``guard``: why nothing gets through the guard on the robot's side.
     """
 
     link: bool = True
@@ -42,6 +42,7 @@ class Health:
     gripper_fault: bool = False
     filter_hold: str | None = None
     filter_fault: bool = False
+    guard: str | None = None
 
 
 def fault_of(h: Health) -> str | None:
@@ -83,6 +84,8 @@ def hold_of(h: Health, t: Timeouts) -> str | None:
         return h.clock
     if h.rivals:
         return f"{h.rivals} other publisher(s) on the command topic; stop them"
+    if h.guard is not None:
+        return h.guard
     if h.gripper is not None:
         return f"gripper: {h.gripper}"
     return h.filter_hold

@@ -75,6 +75,11 @@ class Commands:
         if self._lease is not None:
             self._lease.arm()
 
+    @property
+    def session(self) -> tuple[str, int] | None:
+        """Whose leases they are, driver and arming; ``None`` without a guard."""
+        return None if self._lease is None else (self._lease.driver, self._lease.session)
+
     def restart(self) -> None:
         """A new link: strangers heard on the old one do not count."""
         self.rival_nodes, self._foreign_at = (), -float("inf")

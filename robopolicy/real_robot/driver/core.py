@@ -57,6 +57,7 @@ class DriverCore(Showing):
             self._call("confirm_arming", operator=operator)
             self._armed = self._green
             self.commands.arm()
+            self.guard.began(self.commands.session, now)
             self.policy.restart()
             if self.gripper is not None:
                 self.gripper.reset()
@@ -70,11 +71,20 @@ class DriverCore(Showing):
         self._call("pause", why=why)
 
     def resume(self) -> None:
-        """HOLD to RUNNING, if the cause is gone; a goal of the hand that failed is tried again (at most twice)."""
+        """HOLD to RUNNING, if the cause is gone; a goal of the hand that failed is tried again (at most twice).
+
+        To a guard that has stopped the arm it is a new arming by the same operator: it takes no lease of the old one.
+        """
         with self.lock:
             hand = self.gripper if self.gripper is not None and self.gripper.problem is not None else None
-            self.look(forgive_gripper=hand is not None and not hand.fault)
+            self.guard.problem(self.clock.now(), self.client.epoch)
+            ended = self.guard.ended
+            forgiven = ("gripper",) * (hand is not None and not hand.fault) + ("guard",) * ended
+            self.look(*forgiven)
             self._call("resume")
+            if ended:
+                self.commands.arm()
+                self.guard.began(self.commands.session, self.clock.now())
             if hand is not None:
                 hand.retry()
 

@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 from robopolicy.core.errors import BridgeError, RequestRefused
 from robopolicy.real_robot.clock import Clock, VirtualClock
@@ -26,6 +27,7 @@ from robopolicy.real_robot.driver.commands import Commands
 from robopolicy.real_robot.driver.config import FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Report
 from robopolicy.real_robot.driver.gripper import GripperWorker
+from robopolicy.real_robot.driver.guard_watch import GuardWatch
 from robopolicy.real_robot.driver.guarded_tap import GuardedTap
 from robopolicy.real_robot.driver.realtime import Lateness
 from robopolicy.real_robot.driver.sources import Sources
@@ -58,7 +60,7 @@ class Engine:
         arm = SafetyFilter(self.limits, self.times, config.kinematics(), config.hardware())
         self.loop = ControlLoop(arm, Plan(self.limits, config.arm_latency, config.gripper_latency), self.machine)
         self.sources, self.sync = Sources(config), ClockSync(client, clock)
-        self.commands = Commands(client, self.names, clock)
+        self.commands, self.guard = Commands(client, self.names, clock), GuardWatch(config.guard)
         self.gripper: GripperWorker | None = None
         if config.gripper is not None:
             self.gripper = GripperWorker(client, self.names, clock, config.gripper, self.limits, self.times)
@@ -119,6 +121,7 @@ class Engine:
         with self.lock:
             self.monitor_only, self._epoch, self._linked = monitor_only, self.client.epoch, True
             self.sources.subscribe(self.client)
+            self.guard.subscribe(self.client)
             if not monitor_only:
                 self.commands.open()
                 if self.gripper is not None:
@@ -183,13 +186,14 @@ class Engine:
     def leave(self) -> None:
         """What a signal's handler asked for in the middle of a tick."""
 
-    def look(self, forgive_gripper: bool = False) -> None:
-        """Have the state machine look at things now, between two ticks; ``forgive_gripper``: but not at what became of
-        the hand's last goal, which is about to be tried again."""
+    def look(self, *forgiven: str) -> None:
+        """Have the state machine look at things now, between two ticks, but not at what is ``forgiven`` (fields of
+        ``Health``): the hand's last goal that is about to be tried again, say."""
         with self.lock:
             now, count = self.clock.now(), len(self.machine.events)
             health = self._inputs(now, self._follow_link()).health
-            self.tapped.look(now, dataclasses.replace(health, gripper=None) if forgive_gripper else health)
+            nothing: dict[str, Any] = dict.fromkeys(forgiven)
+            self.tapped.look(now, dataclasses.replace(health, **nothing))
             for event in self.machine.events[count:]:
                 self._follow_event(event.before, event.after)
 
@@ -233,6 +237,7 @@ class Engine:
             rivals=self.commands.rivals(now),
             gripper=hand or self.sources.gripper_problem(now, self.times.gripper_reading),
             gripper_fault=worker is not None and worker.fault,
+            guard=self.guard.problem(now, self.client.epoch),
         )
 
     def _hungry(self, now: float) -> float:
@@ -266,6 +271,7 @@ class Engine:
             self._void(again=after is State.LINKED)
         if after not in ENGAGED:
             self._teleop = None
+            self.guard.began(None, self.clock.now())  # nothing is sent, so it ends the session by itself
         if after is State.ESTOP and self.gripper is not None:
             self.gripper.halt()
 

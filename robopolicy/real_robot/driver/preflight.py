@@ -18,7 +18,9 @@ from robopolicy.real_robot.clock import Clock, VirtualClock
 from robopolicy.real_robot.control.clocks import SPREAD_LIMIT, WALL_LIMIT, Offset
 from robopolicy.real_robot.driver.config import PATIENCE, FrankaBridgeConfig
 from robopolicy.real_robot.driver.contract import Check, Report, Status
+from robopolicy.real_robot.driver.guard_watch import SILENT, said
 from robopolicy.real_robot.driver.preflight_robot import robot_checks
+from robopolicy.real_robot.guard.lease import TOPIC_GUARD
 from robopolicy.real_robot.wire.client import LinkState, RosbridgeClient
 from robopolicy.real_robot.wire.client_config import warnings_of
 from robopolicy.real_robot.wire.messages import header, stamp_key, zeros
@@ -75,6 +77,7 @@ def run_preflight(core: Inspected, more: Iterable[Callable[[], Iterable[Check]]]
         ("rates", _rates),
         ("clock", _clock),
         ("robot", robot_checks),
+        ("guard", _guard),
         ("probe", _probe),
         *((f"item {i}", lambda core, make=make: make()) for i, make in enumerate(more, 1)),
     ):
@@ -106,6 +109,8 @@ def _subscriptions(core: Inspected) -> dict[str, str]:
     topics |= dict.fromkeys(names.cameras.values(), "sensor_msgs/CompressedImage")
     if config.objects is not None:
         topics[config.objects] = "sensor_msgs/JointState"
+    if config.guard:
+        topics[TOPIC_GUARD] = "std_msgs/String"
     return topics
 
 
@@ -134,6 +139,25 @@ def _types(core: Inspected) -> Iterable[Check]:
         carried = core.client.topic_type(topic)
         cure = f"set the topic in the configuration to one that carries {kind}"
         yield Check(f"type of {topic}", carried == kind, carried or "nobody publishes it", kind, cure)
+
+
+def _guard(core: Inspected) -> Iterable[Check]:
+    """What the guard says: with one in the set-up it must wait for a driver, without one there should be none."""
+    slot, epoch = core.client.inbox.slots.get(TOPIC_GUARD), core.client.epoch
+    for _ in range(math.ceil(FIRST / 0.1)):  # a session of ours that has just ended is still told
+        sample = slot.newest() if slot is not None else None
+        fresh = sample is not None and sample.epoch == epoch and core.clock.now() - sample.arrival <= SILENT
+        text = said(sample) if sample is not None and fresh else ""
+        if not core.config.guard or (text and not text.startswith("held by")):
+            break
+        core.pause(0.1)
+    if core.config.guard:
+        free = bool(text) and not text.startswith("held by")
+        cure = "start `robopolicy guard` on the robot's computer, stop other drivers, or set guard: false"
+        yield Check("guard", free, text or "not heard", "one that waits for a driver", cure)
+    else:
+        found = f"not in this set-up, but heard ({text})" if text else "not in this set-up, none heard"
+        yield Check("guard", not text, found, "as in the set-up", "set guard: true", warning=bool(text))
 
 
 def _rates(core: Inspected) -> Iterable[Check]:

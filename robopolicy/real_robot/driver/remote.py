@@ -156,9 +156,9 @@ class FrankaBridgeRobot(OperatorCalls):
         with self._lock:
             self._check()
             status = self.status()
-            if status.problem:
-                LOG.warning("chunk %d refused: %s", chunk.chunk, status.problem)
-            if status.problem or status.state is not State.RUNNING or chunk.epoch != status.epoch:
+            if frozen := self._frozen():
+                LOG.warning("chunk %d refused: %s", chunk.chunk, frozen)
+            if frozen or status.state is not State.RUNNING or chunk.epoch != status.epoch:
                 self._stale += 1
                 return False
             problem = chunk.problem()

@@ -27,6 +27,8 @@ class Showing(Engine):
                 ages["loopback"] = loopback
             if self.config.dead_man:
                 ages["operator"] = now - self._operator_at
+            if (guard := self.guard.heard(self.client.epoch)) is not None:
+                ages["guard"] = now - guard.arrival
             emitted = record.emitted if record is not None else None
             late = self.late()
             running = self.machine.state is State.RUNNING
@@ -56,6 +58,7 @@ class Showing(Engine):
                 preflight=self.report,
                 recording=self.recording,
                 extra=self._extra(now),
+                problem=self.guard.problem(now, self.client.epoch) or "",
             )
 
     def counters(self) -> dict[str, int]:
@@ -79,6 +82,8 @@ class Showing(Engine):
         found |= {"clock_trouble": self.sync.trouble, "pictures": dict(self.sources.pictures)}
         found |= {"warnings": self._warnings()}
         found |= {"least_delay": self.sources.state.watch.least_delay, "rtt": self.client.rtt}
+        if (guard := self.guard.heard(self.client.epoch)) is not None:
+            found["guard"] = guard.message["data"]
         if self.gripper is not None:
             found |= {"gripper_problem": self.gripper.problem, "gripper_holding": self.gripper.holding}
         return found

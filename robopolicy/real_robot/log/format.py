@@ -23,6 +23,7 @@ import numpy as np
 
 from robopolicy.real_robot.control.loop import Inputs, TickRecord
 from robopolicy.real_robot.control.states import State
+from robopolicy.real_robot.control.watchdogs import Health
 from robopolicy.real_robot.frames import Pose
 from robopolicy.real_robot.safety.types import Measured, Setpoint
 
@@ -95,7 +96,7 @@ ROW = np.dtype(
         ("health_late", "<f8"),  # s
         ("health_starved", "<f8"),  # s
         ("health_count", "<i4", 2),  # robot mode, rival publishers
-        ("health_text", "<i4", 5),  # errors (a JSON list), clock, policy, gripper, filter_hold
+        ("health_text", "<i4", 5),  # errors and guard (JSON), clock, policy, gripper, filter_hold
         ("loopback_at", "<f8"),  # local monotonic s
         ("operator_at", "<f8"),
         # -- given: the human's wish ------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ def pack(index: int, before: int, inputs: Inputs, record: TickRecord, number: Nu
         health.state_age,
         *(_or_zero(a) for a in (health.loopback_age, health.camera_age, health.operator_age)),
         *(health.state_rate, health.late, health.starved, health.mode, health.rivals),
-        number(json.dumps(health.errors) if health.errors else None),
+        number(_words(health)),
         *(number(t) for t in (health.clock, health.policy, health.gripper, health.filter_hold)),
         *(_or_zero(inputs.loopback_at), _or_zero(inputs.operator_at), made),
         *_flat(wish),
@@ -179,6 +180,13 @@ def pack(index: int, before: int, inputs: Inputs, record: TickRecord, number: Nu
 
 _ZEROS = (0.0,) * 25
 _NANS = (math.nan,) * 25
+
+
+def _words(health: Health) -> str | None:
+    """The errors as a JSON list, or, where a guard lets nothing through, an object with both."""
+    if health.guard is not None:
+        return json.dumps({"errors": health.errors, "guard": health.guard})
+    return json.dumps(health.errors) if health.errors else None
 
 
 def _or_zero(value: float | None) -> float:

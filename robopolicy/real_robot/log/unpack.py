@@ -23,6 +23,8 @@ def inputs_of(row: np.void, text: Text) -> Inputs:
     ages = row["health_age"].tolist()
     texts = [text(i) for i in row["health_text"].tolist()]
     mode, rivals = row["health_count"].tolist()
+    words = json.loads(texts[0]) if texts[0] is not None else ()
+    words = words if isinstance(words, dict) else {"errors": words}
     health = Health(
         link=Has.LINK in has,
         preflight=Has.PREFLIGHT in has,
@@ -33,7 +35,7 @@ def inputs_of(row: np.void, text: Text) -> Inputs:
         operator_age=ages[3] if Has.OPERATOR_AGE in has else None,
         late=float(row["health_late"]),
         mode=mode,
-        errors=tuple(json.loads(texts[0])) if texts[0] is not None else (),
+        errors=tuple(words["errors"]),
         clock=texts[1],
         starved=float(row["health_starved"]),
         policy=texts[2],
@@ -42,6 +44,7 @@ def inputs_of(row: np.void, text: Text) -> Inputs:
         gripper_fault=Has.GRIPPER_FAULT in has,
         filter_hold=texts[4],
         filter_fault=Has.FILTER_FAULT in has,
+        guard=words.get("guard"),
     )
     teleop = setpoint_of(row, "teleop")
     return Inputs(

@@ -12,6 +12,7 @@ import numpy as np
 
 from robopolicy.real_robot.control.states import State
 from robopolicy.real_robot.driver.contract import Status
+from robopolicy.real_robot.driver.guard_watch import SILENT
 from robopolicy.real_robot.interface import MODES
 from robopolicy.real_robot.limits import SafetyLimits, Timeouts
 from robopolicy.real_robot.safety.types import SafetyFlag
@@ -79,7 +80,8 @@ def age_limits(source: str, t: Timeouts) -> tuple[float | None, float | None]:
     if source.startswith("camera."):
         return t.camera_soft, t.camera_hard
     known = {"state": (t.state_soft, t.state_hard), "loopback": (t.loopback_soft, t.loopback_hard)}
-    return known.get(source, (None, t.dead_man if source == "operator" else None))
+    alone = {"operator": t.dead_man, "guard": SILENT}
+    return known.get(source, (None, alone.get(source)))
 
 
 def level_of(value: float, soft: float | None, hard: float | None) -> str:

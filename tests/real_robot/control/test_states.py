@@ -104,6 +104,7 @@ HOLDS = {
     "clock": ({"clock": "clock: the offset changed"}, {}),
     "rival": ({"rivals": 1}, {}),
     "gripper": ({"gripper": "goal aborted twice"}, {}),
+    "guard": ({"guard": "the guard has stopped the arm: no lease for 0.15 s"}, {}),
 }
 
 

@@ -104,6 +104,7 @@ def test_all_that_a_tick_is_given_comes_back_to_the_bit():
         gripper_fault=True,
         filter_hold="held",
         filter_fault=True,
+        guard="the guard has stopped the arm: no lease for 0.15 s",
     )
     given = Inputs(measured(rng), health, 3.3, 4.4, (setpoint(rng), 5.5))
     row, back, _ = through(given)
@@ -113,6 +114,12 @@ def test_all_that_a_tick_is_given_comes_back_to_the_bit():
     same(given.teleop[0], back.teleop[0])
     assert (row["index"], row["before"]) == (5, 17)
     assert row["crc"] == zlib.crc32(row.tobytes()[:-4])
+
+
+def test_errors_without_a_guard_are_the_list_that_they_were():
+    row, back, texts = through(Inputs(measured(np.random.default_rng(0)), Health(errors=("joint_reflex",))))
+    assert texts.text(int(row["health_text"][0])) == '["joint_reflex"]'
+    assert (back.health.errors, back.health.guard) == (("joint_reflex",), None)
 
 
 def test_what_is_absent_comes_back_absent():

@@ -181,6 +181,6 @@ def test_every_field_of_a_tick_is_in_the_row():
     from robopolicy.real_robot.control.plan import Merge
     from robopolicy.real_robot.safety.types import Emitted, Measured, Setpoint
 
-    counts = {Inputs: 5, TickRecord: 10, Health: 18, Measured: 7, Setpoint: 10, Emitted: 7, Merge: 7}
+    counts = {Inputs: 5, TickRecord: 10, Health: 19, Measured: 7, Setpoint: 10, Emitted: 7, Merge: 7}
     assert {c: len(dataclasses.fields(c)) for c in counts} == counts
     assert ROW.names[-1] == "crc"
