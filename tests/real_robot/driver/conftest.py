@@ -171,3 +171,13 @@ class Rig:
 def rig():
     with contextlib.ExitStack() as stack:
         yield lambda **config: Rig(stack, **config)
+
+
+@pytest.fixture(scope="module")
+def twin():
+    """A twin in a process of its own."""
+    from robopolicy.testing.control_process import Arm
+
+    made = Arm()
+    yield made
+    made.close()

@@ -11,6 +11,8 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from robopolicy.real_robot.driver.realtime import claim_priority
 from robopolicy.real_robot.twin.config import TwinConfig
@@ -20,7 +22,14 @@ from robopolicy.real_robot.wire.gateway_config import GatewayConfig
 from robopolicy.real_robot.wire.messages import seconds_of
 
 
+def say(line: str) -> None:
+    """A line of output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
+    """Run until the input ends."""
     # The robot's side must not be late because the tests' machine is busy; nor may it be in the control process's way.
     claim_priority(10)
     sys.setswitchinterval(0.0005)
@@ -28,16 +37,18 @@ def main() -> None:
     config = TwinConfig(cameras=cameras, image_size=(96, 128))
     with running_twin(config, GatewayConfig(port=0)) as (runner, gateway):
         twin = runner.twin
+        assert twin.face is not None
         bus, topic = twin.face.bus, twin.face.names.command
-        heard, lock = [], threading.Lock()
+        heard: list[list[Any]] = []
+        lock = threading.Lock()
 
-        def hear(message: dict) -> None:
+        def hear(message: Mapping[str, Any]) -> None:
             p = message["pose"]["position"]
             with lock:
                 heard.append([time.monotonic(), seconds_of(message["header"]["stamp"]), [p["x"], p["y"], p["z"]]])
 
         bus.subscribe(topic, "geometry_msgs/PoseStamped", hear, owner=CONTROLLER)
-        print(gateway.url, flush=True)
+        say(gateway.url)
         for line in sys.stdin:
             what, *words = line.split(maxsplit=3)
             if what == "fault":
@@ -51,7 +62,7 @@ def main() -> None:
                 "tool": twin.pose.position.tolist(),
                 "now": time.monotonic(),
             }
-            print(json.dumps(answer), flush=True)
+            say(json.dumps(answer))
 
 
 if __name__ == "__main__":
