@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from robopolicy.nets import packed
 from robopolicy.nets.ops import ChannelsFirstOps
+from robopolicy.nets.recorder import Recorder, WeightStore
 from robopolicy.nets.unet1d import ConditionalUnet1d
 
 TIMES = torch.arange(90, -1, -10)
@@ -36,6 +37,21 @@ def test_cached_steps_equal_the_plain_network(horizon, n, scale):
             want = reference(net, x, TIMES[step].item(), cond)
             torch.testing.assert_close(net.forward_cached(x, step, cache), want, atol=1e-5, rtol=0)
             torch.testing.assert_close(net(x, TIMES[step], cond), want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("largest", [1e-3, 30.0, 1e4])
+def test_normalised_features_of_any_size_go_through_mish(n, largest):
+    norm, h = torch.nn.GroupNorm(2, 16), torch.randn(n, 4, 16)
+    torch.nn.init.constant_(norm.weight, largest)
+    torch.nn.init.constant_(norm.bias, -largest / 2)
+    with torch.no_grad():
+        recorder = Recorder(WeightStore(torch.float32, ()), n)
+        out = recorder.norm(norm, h, None)
+        for step in recorder.steps:
+            step()
+        want = F.mish(norm(h.transpose(1, 2)).double()).transpose(1, 2)
+    assert (out - want).abs().max() <= 1e-6 * largest
 
 
 def test_unconditional_and_single_level_networks():
