@@ -239,15 +239,20 @@ def _marked(policy: Any, origin: str) -> Any:
     return policy
 
 
-def check_hash(policy: Any, digest: str | None, where: str) -> None:
-    """Raise ``CheckpointError`` unless the weights are those the file was made with (``None`` is not checked)."""
+def hash_of(policy: Any) -> str | None:
+    """What a file's ``sha256`` says of ``policy``; None for one whose weights cannot be listed."""
     from robopolicy.evaluation.provenance import policy_hash
 
-    found = policy_hash(policy) if digest is not None else None
+    return policy_hash(policy)
+
+
+def check_hash(policy: Any, digest: str | None, where: str) -> None:
+    """Raise ``CheckpointError`` unless the weights are those the file was made with (``None`` is not checked)."""
+    found = hash_of(policy) if digest is not None else None
     if digest is not None and found != digest:
         raise CheckpointError(
             f"{where}: other weights than the file was made with (sha256 {str(found)[:12]}..., expected "
-            f"{digest[:12]}...); put the old ones back, or search the weights again with robopolicy compose"
+            f"{digest[:12]}...); put the old ones back, or make the file again with what made it"
         )
 
 

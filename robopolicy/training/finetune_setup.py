@@ -68,13 +68,14 @@ class Tuning:
 def build_tuning(config: FinetuneConfig, run: Path, resume: bool, check: Check | None = None) -> Tuning:
     """Prepare a run, from scratch or from the newest undamaged checkpoint of ``run``; the caller closes its pool."""
     from robopolicy.api import find_policy, load
+    from robopolicy.nesting import hash_of
 
     if resume:
         check_same_run(run, config, finetune_config_from_dict, CHANGEABLE)
     base_path = _base_path(config, run, resume) or str(find_policy(config.base))
     env = base_env(config, base_path)
     base = load(base_path, device=chosen_device(config.device))
-    sha256 = weights_hash(base)
+    sha256 = hash_of(base) or weights_hash(base)
     if resume and (expected := read_base(run).get("sha256", sha256)) != sha256:
         raise CheckpointError(
             f"{base_path}: another policy than the run began from (sha256 {sha256[:12]}..., expected "

@@ -92,6 +92,7 @@ def save_run(run: Path, improver: Improver, progress: FinetuneProgress, config_y
         nesting = improver.save(deploy, base)
         if nesting != deploy / POLICY:
             nesting.rename(deploy / POLICY)
+        _vouch(deploy / POLICY, progress.base)
         modules = improver.modules()
         save_file(owned(modules.state_dict()), training / "model.safetensors")
         io.fault_point("half_way")
@@ -102,6 +103,13 @@ def save_run(run: Path, improver: Improver, progress: FinetuneProgress, config_y
         (training / "config.yaml").write_text(config_yaml)
 
     return write_checkpoint(run, progress.step, VERB, fill)
+
+
+def _vouch(file: Path, sha256: str) -> None:
+    """Note in a nesting around the base, which lies elsewhere, what the base was: no other is loaded in its place."""
+    nesting = yaml.safe_load(file.read_text())
+    if nesting["type"] == "steered" and sha256:
+        file.write_text(yaml.safe_dump({**nesting, "sha256": {"policy": sha256}}, sort_keys=False))
 
 
 def load_run(path: Path, improver: Improver) -> FinetuneProgress:

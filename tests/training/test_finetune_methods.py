@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from robopolicy.api import load
+from robopolicy.core.errors import CheckpointError
 from robopolicy.evaluation.rollout import evaluate
+from robopolicy.policies.io import save_policy
 from robopolicy.testing.finetuning import ENV, curve, replay_digest, tiny_base, tiny_finetune_config
 from robopolicy.testing.tiny import random_observation
 from robopolicy.testing.training import final_tensors
@@ -99,3 +102,16 @@ def test_dsrl_leaves_the_base_as_it_is_and_names_it_in_what_it_deploys(base, tmp
     finetune(config_for(base, "dsrl-na", rounds=1), tmp_path / "run", progress=False)
     deployed = load(tmp_path / "run")
     assert digest(deployed.parents[0].state_dict()) == before == digest(load(base).state_dict())
+
+
+def test_another_base_in_the_old_one_s_place_is_refused(base, tmp_path):
+    ours = shutil.copytree(base, tmp_path / "base")
+    finetune(config_for(ours, "dsrl-sac", rounds=1), tmp_path / "run", progress=False)
+    load(tmp_path / "run")
+    other = load(ours)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    shutil.rmtree(ours)
+    save_policy(other, ours)
+    with pytest.raises(CheckpointError, match="other weights than the file was made with"):
+        load(tmp_path / "run")
