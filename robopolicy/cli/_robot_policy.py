@@ -95,7 +95,7 @@ class PolicyPerformer:
         require_same_features(adapter.wanted, offered, spec, adapter.space, adapter.fps)
         latency = self._warmed_up() + args.inject_latency
         lead = hand_over(self.config.arm_latency, args.follows, self.config.times.tick)
-        executor = make_executor(args.execution, spec, latency=latency, lead=lead, steps=args.steps)
+        executor = make_executor(args.execution, spec, latency=latency, lead=lead, steps=args.steps, reach=args.reach)
         check_stride(self.policy, executor, latency)
         self.runner = PolicyRunner(
             *(self.driver if self.recorder is None else _Remembered(self), self.policy, executor, adapter),

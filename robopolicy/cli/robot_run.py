@@ -79,6 +79,9 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--steps", type=int, metavar="S", help="actions executed before it is asked again (its own)")
     group.add_argument(
+        "--reach", type=int, metavar="S", help="actions of a chunk that are handed over, for late answers"
+    )
+    group.add_argument(
         "--follows", type=float, default=0.0, metavar="S", help="by which the demonstrations' tool was behind (0)"
     )
     group.add_argument(

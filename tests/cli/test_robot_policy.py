@@ -126,6 +126,15 @@ def test_a_policy_that_answers_too_late_is_found_before_arming(performer):
         made.prepare()
 
 
+def test_a_slow_policy_may_hand_over_more_of_a_chunk(performer):
+    slow = ("--inject-latency", "0.9")
+    with pytest.raises(ConfigError, match="raise reach"):
+        performer(driver_on_twin(), *slow)[0].prepare()
+    made, _ = performer(driver_on_twin(), *slow, "--reach", "15")
+    made.prepare()
+    assert (made.runner.executor.steps, made.runner.executor.reach) == (8, 15)
+
+
 def test_without_an_observation_it_says_why(performer, monkeypatch):
     driver = driver_on_twin()
     made, _ = performer(driver)
