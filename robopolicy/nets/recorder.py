@@ -187,7 +187,7 @@ class Recorder:
         scale, shift = (None, None) if film is None else film
         shift = None if shift is None else shift[:, :, None, None]
         scale = None if scale is None else scale[:, :, None, None]
-        one = torch.ones(())
+        one = torch.ones((), device=h.device)
 
         def step() -> None:
             u = torch.native_group_norm(image, weight, bias, n, channels, length, groups, eps)[0]
